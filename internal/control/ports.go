@@ -20,6 +20,8 @@ type Store interface {
 	// With idem set, the key is remembered in the same transaction; when the team has used that key before, nothing is
 	// inserted and the earlier use comes back.
 	InsertSandbox(ctx context.Context, s *sandbox.Sandbox, quota int, idem *IdempotencyKey) (earlier *IdempotencyKey, err error)
+	// IdempotencyKey reads an earlier use of a key by the team; not_found when there is none.
+	IdempotencyKey(ctx context.Context, teamID, key string) (*IdempotencyKey, error)
 	// Sandbox reads one, in any state and of any team.
 	Sandbox(ctx context.Context, id string) (*sandbox.Sandbox, error)
 	// ListSandboxes reads a page, newest first (created_at, then id, both descending), and how many match in all.
@@ -52,6 +54,9 @@ type Store interface {
 	// TemplateByName finds a name among the team's and the system's templates.
 	TemplateByName(ctx context.Context, teamID, name string) (*sandbox.Template, error)
 	ListTemplates(ctx context.Context, teamID, namePrefix string) ([]*sandbox.Template, error)
+	// TemplateCheckpointIDs lists the CheckpointID of every template of every team that has one: those are snapshots on
+	// the node too, and must not be taken for leftovers.
+	TemplateCheckpointIDs(ctx context.Context) ([]string, error)
 
 	InsertAPIKey(ctx context.Context, k *APIKey) error
 	// APIKeyByHash finds a key by the SHA-256 of its text, revoked and expired ones too.
@@ -149,6 +154,9 @@ type StartSpec struct {
 type Endpoint struct {
 	Addr   netip.AddrPort
 	Secret string
+	// Gone is closed when the sandbox stops running at Addr (paused, deleted, ended). Its network vanishes with it, so
+	// open connections would hang rather than break: whoever holds one ends it then. May be nil.
+	Gone <-chan struct{}
 }
 
 // Exit is a sandbox that ended by itself; Reason is for people.

@@ -26,7 +26,8 @@ const (
 	HealthPath = HostPrefix + "health"
 	// InitPath: POST Init, answers 204. Gives a restored sandbox its identity; may be called again.
 	InitPath = HostPrefix + "init"
-	// RelievePath: POST, answers Relief. Kills the process with the most resident memory, boxd excepted.
+	// RelievePath: POST, answers Relief. Kills the process with the most resident memory, boxd excepted; with
+	// ?by=processes the session with the most processes, and the next ones while the sandbox is over MaxProcesses.
 	RelievePath = HostPrefix + "relieve"
 )
 
@@ -44,13 +45,17 @@ type Init struct {
 	Env      map[string]string `json:"env,omitempty"` // template's and sandbox's, already merged
 	User     string            `json:"user,omitempty"`
 	Workdir  string            `json:"workdir,omitempty"`
+	// MaxProcesses: above this many processes in the sandbox boxd starts no more commands (503). 0 keeps what held.
+	MaxProcesses int `json:"max_processes,omitempty"`
 }
 
-// Relief says which process was killed to free memory; PID 0 when there was none to kill.
+// Relief says which process was killed to free memory or process ids; PID 0 when there was none to kill.
 type Relief struct {
-	PID     int    `json:"pid"`
+	PID     int    `json:"pid"` // by=processes: the leader of the largest session, which may have ended long ago
 	Command string `json:"command"`
-	RSSKiB  int64  `json:"rss_kib"`
+	RSSKiB  int64  `json:"rss_kib"`          // 0 with by=processes
+	Killed  int    `json:"killed,omitempty"` // number of processes
+	Reason  string `json:"reason,omitempty"` // for people
 }
 
 // ExecRequest is the body of POST /exec and /exec/stream (wire section 3).
@@ -125,3 +130,7 @@ type ErrorDetail struct {
 	Code    string `json:"code"`
 	Message string `json:"message"`
 }
+
+// MaxProcessesEnv is boxd's environment variable with the number of processes and threads that commands may have at
+// once; unset means no limit.
+const MaxProcessesEnv = "BOXD_MAX_PROCESSES"

@@ -74,7 +74,7 @@ type Instance interface {
 	// Freeze stops all execution inside, Thaw goes on; both are idempotent.
 	Freeze(ctx context.Context) error
 	Thaw(ctx context.Context) error
-	// Stats reads what the instance uses now.
+	// Stats reads what the instance uses now; after its end, and until Destroy, what it had used.
 	Stats(ctx context.Context) (Stats, error)
 	// Done is closed when the instance has ended, whoever ended it.
 	Done() <-chan struct{}
@@ -90,4 +90,6 @@ type Stats struct {
 	MemoryBytes, MemoryLimitBytes int64
 	CPU                           time.Duration // since the start
 	PIDs                          int
+	// OOMKills counts how often the kernel ended a process of the instance for want of memory.
+	OOMKills int
 }

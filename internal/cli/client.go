@@ -1,0 +1,92 @@
+package cli
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"net"
+	"net/url"
+	"slices"
+	"strings"
+
+	"github.com/superserve/superserve/client"
+	"github.com/superserve/superserve/internal/sandbox"
+)
+
+const defaultBaseURL = client.DefaultBaseURL
+
+// errNoKey says how to come by a key.
+var errNoKey = errors.New("SUPERSERVE_API_KEY is not set; a server's first key is in the file api-key of its data directory")
+
+// client is a client of the server that the environment names.
+func (a *App) client() (*client.Client, error) {
+	key := a.getenv("SUPERSERVE_API_KEY")
+	if key == "" {
+		return nil, errNoKey
+	}
+	return a.clientFor(a.getenv("SUPERSERVE_BASE_URL"), key)
+}
+
+func (a *App) clientFor(baseURL, key string) (*client.Client, error) {
+	if baseURL == "" {
+		baseURL = defaultBaseURL
+	}
+	c, err := client.New(baseURL, key, client.WithUserAgent("superserve-cli/"+a.Version))
+	if err != nil {
+		return nil, fmt.Errorf("SUPERSERVE_BASE_URL: %w", err)
+	}
+	return c, nil
+}
+
+// explain is an error in one line that says how to mend it.
+func (a *App) explain(err error) string {
+	text := err.Error()
+	if e, ok := errors.AsType[*sandbox.Error](err); ok && e.Cause == nil {
+		text = strings.Replace(text, string(e.Code)+": ", "", 1)
+	}
+	return oneLine(text) + hint(err)
+}
+
+// oneLine joins the lines of an error, but keeps indented ones, which are the doctor's lists.
+func oneLine(text string) string {
+	var b strings.Builder
+	for i, line := range strings.Split(strings.TrimSpace(text), "\n") {
+		switch {
+		case i == 0:
+		case strings.HasPrefix(line, "  "):
+			b.WriteString("\n")
+		default:
+			b.WriteString("; ")
+		}
+		b.WriteString(printable(line))
+	}
+	return b.String()
+}
+
+func hint(err error) string {
+	if e, ok := errors.AsType[*client.Error](err); ok {
+		switch e.Code {
+		case "unauthorized":
+			return "; check SUPERSERVE_API_KEY (superserve key list on the server shows which keys are valid)"
+		case "not_found":
+			return "; superserve sandbox list and superserve template list show what there is"
+		case "too_many_sandboxes":
+			return "; delete some with superserve sandbox kill, or raise the server's sandbox-quota"
+		case "is_directory":
+			return "; cp copies single files: pack the directory with tar first"
+		}
+		if strings.HasPrefix(e.Code, "http_") {
+			return "; is SUPERSERVE_BASE_URL really a Superserve server?"
+		}
+		return ""
+	}
+	if u, ok := errors.AsType[*url.Error](err); ok && !errors.Is(err, context.Canceled) {
+		if _, network := errors.AsType[*net.OpError](u.Err); network {
+			return "; is the server running? SUPERSERVE_BASE_URL names another one"
+		}
+	}
+	return ""
+}
+
+func sortedKeys(m map[string]string) []string { return slices.Sorted(maps.Keys(m)) }

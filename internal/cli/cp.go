@@ -1,0 +1,179 @@
+package cli
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path"
+	"path/filepath"
+	"strings"
+
+	"github.com/schollz/progressbar/v3"
+	"github.com/spf13/cobra"
+
+	"github.com/superserve/superserve/client"
+	"github.com/superserve/superserve/internal/sandbox"
+)
+
+func (a *App) sandboxCpCommand() *cobra.Command {
+	return &cobra.Command{
+		Use:   "cp SOURCE TARGET",
+		Short: "Copy a file into a sandbox or out of it",
+		Long: `Copy one file. The side in the sandbox is ID:/absolute/path, the other a local path or - for standard
+input or output. A target that ends in / or is a local directory keeps the file's name. An existing file is
+replaced when the copy is complete, not before.`,
+		Example: `  superserve sandbox cp data.csv ID:/home/user/
+  superserve sandbox cp ID:/home/user/result.json .`,
+		Args: cobra.ExactArgs(2),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			from, to := parseLocation(args[0]), parseLocation(args[1])
+			switch {
+			case from.id == "" && to.id == "":
+				return usagef("one side must be in a sandbox, written ID:/absolute/path")
+			case from.id != "" && to.id != "":
+				return usagef("only one side can be in a sandbox; copy through - or a local file")
+			}
+			c, err := a.client()
+			if err != nil {
+				return err
+			}
+			if to.id != "" {
+				return a.upload(cmd.Context(), c, from.path, to)
+			}
+			return a.download(cmd.Context(), c, from, to.path)
+		},
+	}
+}
+
+// location is one side of a copy; id is "" for a local one.
+type location struct{ id, path string }
+
+// parseLocation takes ID:/path for a place in a sandbox only when ID really is one, so that local names may hold
+// colons.
+func parseLocation(arg string) location {
+	if id, p, ok := strings.Cut(arg, ":"); ok && sandbox.ValidID(strings.ToLower(id)) {
+		return location{id: strings.ToLower(id), path: p}
+	}
+	return location{path: arg}
+}
+
+func (a *App) upload(ctx context.Context, c *client.Client, local string, to location) error {
+	var r = a.In
+	size := int64(-1)
+	if local != "-" {
+		f, info, err := openRegular(local)
+		if err != nil {
+			return err
+		}
+		defer f.Close() //nolint:errcheck // only read
+		r, size = f, info.Size()
+	}
+	if strings.HasSuffix(to.path, "/") {
+		if local == "-" {
+			return usagef("standard input has no name; give the target's full path")
+		}
+		to.path = path.Join(to.path, filepath.Base(local))
+	}
+	dp, err := c.Connect(ctx, to.id)
+	if err != nil {
+		return err
+	}
+	bar := a.progress(size, "uploading")
+	written, err := dp.WriteFile(ctx, to.path, io.TeeReader(r, bar), size)
+	if err = errors.Join(err, bar.Close()); err != nil {
+		return err
+	}
+	return a.copied(written.Path, written.Size)
+}
+
+func openRegular(name string) (*os.File, os.FileInfo, error) {
+	f, err := os.Open(name)
+	if err != nil {
+		return nil, nil, err
+	}
+	info, err := f.Stat()
+	if err == nil && info.IsDir() {
+		err = fmt.Errorf("%s is a directory and cp copies single files: pack it with tar, copy that and unpack it", name)
+	}
+	if err != nil {
+		return nil, nil, errors.Join(err, f.Close())
+	}
+	return f, info, nil
+}
+
+func (a *App) download(ctx context.Context, c *client.Client, from location, local string) error {
+	dp, err := c.Connect(ctx, from.id)
+	if err != nil {
+		return err
+	}
+	body, err := dp.ReadFile(ctx, from.path)
+	if err != nil {
+		return err
+	}
+	size := body.Size
+	defer body.Close()
+	bar := a.progress(size, "downloading")
+	var n int64
+	if local == "-" {
+		n, err = io.Copy(io.MultiWriter(a.Out, bar), body)
+	} else {
+		if info, statErr := os.Stat(local); strings.HasSuffix(local, "/") || (statErr == nil && info.IsDir()) {
+			local = filepath.Join(local, path.Base(path.Clean("/"+from.path)))
+		}
+		n, err = saveFile(local, io.TeeReader(body, bar), size)
+	}
+	if err = errors.Join(err, bar.Close()); err != nil {
+		return err
+	}
+	if local == "-" {
+		return nil
+	}
+	return a.copied(local, n)
+}
+
+// saveFile writes all of r under a temporary name and renames it, so that a broken download leaves the old file. A
+// size of -1 is unknown.
+func saveFile(name string, r io.Reader, size int64) (n int64, err error) {
+	f, err := os.CreateTemp(filepath.Dir(name), ".superserve-*")
+	if err != nil {
+		return 0, err
+	}
+	defer os.Remove(f.Name()) //nolint:errcheck // gone after the rename
+	n, err = io.Copy(f, r)
+	if err == nil && size >= 0 && n != size {
+		err = io.ErrUnexpectedEOF
+	}
+	mode := os.FileMode(0o644)
+	if info, statErr := os.Stat(name); statErr == nil {
+		mode = info.Mode().Perm()
+	}
+	if err = errors.Join(err, f.Chmod(mode), f.Close()); err != nil {
+		return n, fmt.Errorf("writing %s: %w", name, err)
+	}
+	return n, os.Rename(f.Name(), name)
+}
+
+func (a *App) copied(target string, size int64) error {
+	if a.json {
+		return a.printJSON(map[string]any{"path": target, "size": size})
+	}
+	fmt.Fprintf(a.Err, "copied %s to %s\n", mib(size), printable(target))
+	return nil
+}
+
+// progress is a bar on a terminal and nothing anywhere else. A size of -1 is unknown.
+func (a *App) progress(size int64, doing string) io.WriteCloser {
+	if !isTerminal(a.Err) || a.json {
+		return nopWriteCloser{io.Discard}
+	}
+	return progressbar.NewOptions64(size,
+		progressbar.OptionSetWriter(a.Err), progressbar.OptionSetDescription(doing), progressbar.OptionShowBytes(true),
+		progressbar.OptionFullWidth(), progressbar.OptionClearOnFinish())
+}
+
+type nopWriteCloser struct{ io.Writer }
+
+// Close does nothing.
+func (nopWriteCloser) Close() error { return nil }

@@ -1,0 +1,210 @@
+package cli
+
+import (
+	"context"
+	"crypto/sha256"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net/netip"
+	"path/filepath"
+
+	"github.com/superserve/superserve/internal/bundle"
+	"github.com/superserve/superserve/internal/config"
+	"github.com/superserve/superserve/internal/control"
+	"github.com/superserve/superserve/internal/image"
+	"github.com/superserve/superserve/internal/network"
+	"github.com/superserve/superserve/internal/node"
+	"github.com/superserve/superserve/internal/runtime/gvisor"
+	"github.com/superserve/superserve/internal/snapshot"
+	"github.com/superserve/superserve/internal/template"
+	"github.com/superserve/superserve/templates"
+)
+
+// hostPaths are the places below the data directory that belong to the host.
+type hostPaths struct {
+	runtimes, shared, images, templates, snapshots, instances string
+	// name tells this data directory's namespaces, rules and cgroups from those of other servers on the machine.
+	name string
+}
+
+func pathsOf(dataDir string) (hostPaths, error) {
+	root, err := filepath.Abs(dataDir)
+	if err != nil {
+		return hostPaths{}, fmt.Errorf("the data directory: %w", err)
+	}
+	// Interface names hold 15 bytes, which leaves six for this.
+	name := fmt.Sprintf("%x", sha256.Sum256([]byte(root)))[:6]
+	return hostPaths{
+		runtimes: filepath.Join(root, "runtimes"), shared: filepath.Join(root, "run"),
+		images: filepath.Join(root, "images"), templates: filepath.Join(root, "templates"),
+		snapshots: filepath.Join(root, "snapshots"), instances: filepath.Join(root, "instances"), name: name,
+	}, nil
+}
+
+func (p hostPaths) gvisor(cfg *config.Config, log *slog.Logger) gvisor.Config {
+	return gvisor.Config{
+		SharedDir: p.shared, Platform: cfg.GVisorPlatform, CgroupParent: "superserve-" + p.name,
+		MaxProcesses: cfg.PIDsLimit, Logger: log,
+	}
+}
+
+func (p hostPaths) network(cfg *config.Config, log *slog.Logger) (network.Config, error) {
+	cidr, err := netip.ParsePrefix(cfg.NetworkCIDR)
+	if err != nil {
+		return network.Config{}, fmt.Errorf("setting network-cidr (from %s): %w", cfg.Origin("network-cidr"), err)
+	}
+	pool := cfg.NetworkPool
+	if pool == 0 {
+		pool = -1 // network's word for none
+	}
+	return network.Config{Instance: p.name, CIDR: cidr, PoolSize: pool, Upstream: cfg.DNSUpstream, Logger: log}, nil
+}
+
+// gvisorHost is a host whose sandboxes gVisor isolates.
+type gvisorHost struct {
+	*node.Node
+	paths    hostPaths
+	versions *gvisor.Versions
+	images   *image.Store
+	log      *slog.Logger
+	undo     unwind
+
+	templates *template.Manager // nil until Start
+}
+
+// openGVisorHost checks the machine, unpacks the runtime and opens images, network, snapshots and the node.
+func openGVisorHost(ctx context.Context, hc HostConfig) (_ Host, err error) {
+	paths, err := pathsOf(hc.Config.DataDir)
+	if err != nil {
+		return nil, err
+	}
+	if err := refuseUnfit(ctx, hc.Config); err != nil {
+		return nil, err
+	}
+	h := &gvisorHost{paths: paths, log: hc.Logger}
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, h.undo.run(context.WithoutCancel(ctx)))
+		}
+	}()
+	if h.versions, err = gvisor.NewVersions(paths.runtimes, paths.gvisor(hc.Config, hc.Logger)); err != nil {
+		return nil, err
+	}
+	h.images, err = image.Open(paths.images, image.Options{
+		Mirror: hc.Config.DebianMirror, ExtraCAFiles: hc.Config.ExtraCAFiles, Logger: hc.Logger,
+	})
+	if err != nil {
+		return nil, fmt.Errorf("opening the images: %w", err)
+	}
+	snapshots, err := snapshot.Open(paths.snapshots)
+	if err != nil {
+		return nil, fmt.Errorf("opening the snapshots: %w", err)
+	}
+	slots, err := h.openNetwork(ctx, hc)
+	if err != nil {
+		return nil, err
+	}
+	h.Node, err = node.New(ctx, node.Config{
+		Dir: paths.instances, Drivers: h.versions, Slots: slots, Images: h.images, Snapshots: snapshots,
+		Metrics: hc.Metrics, Logger: hc.Logger, WarmPool: hc.Config.WarmPoolSize,
+	})
+	if err != nil {
+		return nil, err
+	}
+	h.undo.push("stopping the node", h.Node.Stop)
+	return h, nil
+}
+
+func (h *gvisorHost) openNetwork(ctx context.Context, hc HostConfig) (*network.Manager, error) {
+	cfg, err := h.paths.network(hc.Config, hc.Logger)
+	if err != nil {
+		return nil, err
+	}
+	slots, err := network.New(ctx, cfg)
+	if err != nil {
+		return nil, fmt.Errorf("setting up the network: %w", err)
+	}
+	h.undo.push("stopping the network", slots.Stop)
+	return slots, nil
+}
+
+// PrepareTemplates implements Host.
+func (h *gvisorHost) PrepareTemplates(ctx context.Context, st control.Store) error {
+	definitions, err := image.Definitions(templates.Files())
+	if err != nil {
+		return fmt.Errorf("reading the system templates: %w", err)
+	}
+	manager := template.New(template.Config{
+		Store: st, Images: h.images, Checkpointer: h.Node, Snapshots: h.Node, Definitions: definitions,
+		RuntimeVersion: h.versions.Current().Info().Version, Dir: h.paths.templates, Logger: h.log, InService: h.inService,
+	})
+	if err := manager.Start(ctx); err != nil {
+		return err
+	}
+	h.templates = manager
+	h.undo.push("stopping the template builds", manager.Stop)
+	return nil
+}
+
+// inService keeps instances of the templates' checkpoints warm, and removes what the ones before them needed.
+func (h *gvisorHost) inService(checkpointIDs []string) {
+	h.KeepWarm(checkpointIDs)
+	if err := h.prune(context.Background()); err != nil {
+		h.log.Error("removing what nothing needs any more", "error", err)
+	}
+}
+
+// prune removes runtimes and images that no snapshot and no instance needs. A template that is being built has no
+// snapshot yet, so nothing is removed before all are done.
+func (h *gvisorHost) prune(ctx context.Context) error {
+	if len(h.Waiting()) > 0 {
+		return nil
+	}
+	use, err := h.InUse()
+	if err != nil {
+		return err
+	}
+	images, err := h.images.List()
+	if err != nil {
+		return err
+	}
+	for _, im := range images {
+		if use.Images[im.ID] {
+			continue
+		}
+		if err := h.images.Remove(ctx, im.ID); err != nil && !errors.Is(err, image.ErrInUse) {
+			return err
+		}
+	}
+	return bundle.Prune(h.paths.runtimes, func(version string) bool { return use.Runtimes[version] })
+}
+
+// Waiting implements Host.
+func (h *gvisorHost) Waiting() []Waiting {
+	if h.templates == nil {
+		return []Waiting{{What: "the server", Step: "starting"}}
+	}
+	var waiting []Waiting
+	for _, w := range h.templates.Progress() {
+		waiting = append(waiting, Waiting{What: w.What, Step: w.Step, Done: int64(w.Done), Total: int64(w.Total)})
+	}
+	return waiting
+}
+
+// Stop implements Host.
+func (h *gvisorHost) Stop(ctx context.Context) error { return h.undo.run(ctx) }
+
+// removeHostState ends every sandbox of a data directory whose server has stopped, and removes its namespaces, rules,
+// cgroups and mounts.
+func removeHostState(ctx context.Context, cfg *config.Config) error {
+	paths, err := pathsOf(cfg.DataDir)
+	if err != nil {
+		return err
+	}
+	return errors.Join(
+		gvisor.Cleanup(ctx, "superserve-"+paths.name),
+		network.Cleanup(ctx, paths.name),
+		image.UnmountBelow(paths.images), image.UnmountBelow(paths.shared),
+	)
+}

@@ -1,0 +1,81 @@
+package cli
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+
+	"golang.org/x/sys/unix"
+)
+
+// pidFileName is the file in the data directory that a running server locks and keeps its process id in.
+const pidFileName = "server.pid"
+
+// errLocked is inside the error of lockDataDir when another server has the directory.
+var errLocked = errors.New("another server is using this data directory")
+
+// lockDataDir makes the data directory, readable by its owner alone, and takes its lock, which holds until release or
+// the end of the process, however it ends. The lock is on the pid file, so that a stale process id is never believed.
+func lockDataDir(dir string) (release func() error, err error) {
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return nil, fmt.Errorf("making the data directory: %w", err)
+	}
+	name := filepath.Join(dir, pidFileName)
+	f, err := os.OpenFile(name, os.O_RDWR|os.O_CREATE|unix.O_CLOEXEC, 0o600)
+	if err != nil {
+		return nil, fmt.Errorf("opening the data directory's lock: %w", err)
+	}
+	if err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
+		defer f.Close() //nolint:errcheck // nothing was written
+		if errors.Is(err, unix.EWOULDBLOCK) {
+			return nil, fmt.Errorf("%s: %w (process %s); stop it first or choose another --data-dir", dir, errLocked, lockOwner(name))
+		}
+		return nil, fmt.Errorf("locking the data directory: %w", err)
+	}
+	if err := errors.Join(f.Truncate(0), writeAt(f, strconv.Itoa(os.Getpid())+"\n")); err != nil {
+		return nil, errors.Join(fmt.Errorf("writing the data directory's lock: %w", err), f.Close())
+	}
+	// The file stays: removing it would let two servers lock two different files of the same name.
+	return func() error { return errors.Join(f.Truncate(0), f.Close()) }, nil
+}
+
+func writeAt(f *os.File, text string) error {
+	_, err := f.WriteAt([]byte(text), 0)
+	return err
+}
+
+func lockOwner(name string) string {
+	data, err := os.ReadFile(name)
+	if pid := strings.TrimSpace(string(data)); err == nil && pid != "" {
+		return pid
+	}
+	return "unknown"
+}
+
+// runningServer is the process id of the server that has the data directory; ok is false when none has.
+func runningServer(dir string) (pid int, ok bool, err error) {
+	f, err := os.Open(filepath.Join(dir, pidFileName))
+	if errors.Is(err, fs.ErrNotExist) {
+		return 0, false, nil
+	}
+	if err != nil {
+		return 0, false, fmt.Errorf("reading the pid file: %w", err)
+	}
+	defer f.Close() //nolint:errcheck // only read
+	err = unix.Flock(int(f.Fd()), unix.LOCK_SH|unix.LOCK_NB)
+	if err == nil {
+		return 0, false, nil // closing releases it
+	}
+	if !errors.Is(err, unix.EWOULDBLOCK) {
+		return 0, false, fmt.Errorf("looking at the pid file's lock: %w", err)
+	}
+	pid, err = strconv.Atoi(lockOwner(f.Name()))
+	if err != nil || pid <= 1 {
+		return 0, false, fmt.Errorf("a server has %s but its pid file is empty; try again", dir)
+	}
+	return pid, true, nil
+}

@@ -1,0 +1,90 @@
+package config
+
+import (
+	"net"
+	"path/filepath"
+	"time"
+)
+
+// DefaultFile is read when --config names no other file and it exists.
+const DefaultFile = "/etc/superserve/superserve.toml"
+
+// EnvPrefix starts the name of every environment variable that is a setting.
+const EnvPrefix = "SUPERSERVE_"
+
+// Config is the server's settings. The tags mean:
+//
+//	key      the name, as a flag and in TOML; the variable is derived from it
+//	default  the value when no source sets one, in the same notation as everywhere else
+//	help     what it means, with its unit
+//	danger   what can go wrong, for settings that can do harm
+//	allowed  the only values, separated by |
+//	min, max the smallest and largest number
+//	format   how a string is checked: hostport, cidr, url, host
+//	optional an empty string is allowed although a format is given
+//	env      "only": neither a flag nor a TOML key, because it is a secret
+type Config struct {
+	DataDir  string `key:"data-dir" default:"/var/lib/superserve" help:"Directory for everything the server keeps: database, images, snapshots, running sandboxes. One server at a time." danger:"Moving it while sandboxes run loses them. It must be on a file system with room for images and snapshots."`
+	Database string `key:"database" default:"" help:"Where state is kept: sqlite:///absolute/path.db or postgres://user@host/name. Empty: a SQLite file in the data directory." danger:"Pointing a data directory at another database makes the server remove what that database does not know. Other users of the machine can read a password in a flag: give it in the variable."`
+
+	Listen        string `key:"listen" default:"127.0.0.1:8080" format:"hostport" help:"Address of the API and the data plane, host:port. Port 0 picks a free one." danger:"There is no TLS yet: listen on another address than loopback only behind a proxy that adds it."`
+	MetricsListen string `key:"metrics-listen" default:"127.0.0.1:9090" format:"hostport" optional:"true" help:"Address of the Prometheus metrics, host:port. Empty: no metrics listener." danger:"Metrics are served without a key."`
+	PublicURL     string `key:"public-url" default:"" format:"url" optional:"true" help:"Base URL that clients reach the server at; it becomes data_plane_url. Empty: the origin each client used, which is right without a proxy."`
+	SandboxHost   string `key:"sandbox-host" default:"sandbox.localhost" format:"host" help:"Domain whose names boxd-<id>.<domain> lead to the sandboxes. Point its wildcard record at the server."`
+
+	GVisorPlatform string   `key:"gvisor-platform" default:"systrap" allowed:"systrap|kvm" help:"How gVisor intercepts system calls: systrap works everywhere, kvm needs a usable /dev/kvm." danger:"Snapshots taken on one platform are not restored on the other."`
+	NetworkCIDR    string   `key:"network-cidr" default:"10.201.0.0/16" format:"cidr4" help:"IPv4 network that sandbox links are cut from, 4 addresses each, /8 to /24." danger:"It must not overlap a network the host uses. Changing it while sandboxes run cuts them off."`
+	NetworkPool    int      `key:"network-pool-size" default:"4" min:"0" max:"256" help:"Network slots kept ready, in slots."`
+	DNSUpstream    []string `key:"dns-upstream" default:"" format:"resolver" help:"Resolvers that sandbox name look-ups are passed to, IP address or address:port. Empty: those of the host's /etc/resolv.conf."`
+	ExtraCAFiles   []string `key:"extra-ca-files" default:"" help:"PEM files with certificates added to the trust store of the base image, for hosts behind a TLS-inspecting proxy. A change remakes the image." danger:"Whoever holds the keys of these certificates can read the TLS traffic of sandboxes."`
+	DebianMirror   string   `key:"debian-mirror" default:"" format:"url" optional:"true" help:"Debian mirror the base image is bootstrapped from. Empty: the one the host's apt uses."`
+
+	WarmPoolSize int `key:"warm-pool-size" default:"2" min:"0" max:"64" help:"Sandboxes of the base template kept restored and ready to be claimed, in sandboxes. 0 turns the pool off; each costs the memory of an idle sandbox."`
+	PIDsLimit    int `key:"pids-limit" default:"1024" min:"64" max:"65536" help:"Most processes and threads one sandbox may have, in tasks." danger:"A high value lets one sandbox eat the host's process table."`
+
+	SandboxQuota         int     `key:"sandbox-quota" default:"100" min:"1" max:"100000" help:"Most sandboxes one team may have at a time, paused and failed ones counted."`
+	RateLimit            float64 `key:"rate-limit" default:"50" min:"0.1" max:"100000" help:"Control-plane requests one team may make in the long run, in requests per second."`
+	RateBurst            int     `key:"rate-burst" default:"100" min:"1" max:"100000" help:"Control-plane requests one team may make at once before the rate limit slows it, in requests."`
+	DefaultTimeoutAction string  `key:"default-timeout-action" default:"delete" allowed:"delete|pause" help:"What timeout_seconds does when a create names no timeout_action." danger:"delete destroys the sandbox and its data."`
+	EdgeWake             bool    `key:"edge-wake" default:"true" help:"Whether a data-plane call wakes a paused sandbox; false answers 503 instead."`
+
+	LogLevel      string        `key:"log-level" default:"info" allowed:"debug|info|warn|error" help:"Least severe messages that are logged."`
+	LogFormat     string        `key:"log-format" default:"text" allowed:"text|json" help:"Form of the log on standard error."`
+	ShutdownGrace time.Duration `key:"shutdown-grace" default:"15s" min:"0s" max:"10m" help:"How long a stopping server lets open requests finish, as a duration such as 15s. Sandboxes keep running either way."`
+
+	BootstrapAPIKey string `key:"bootstrap-api-key" default:"" env:"only" help:"At first start this becomes a valid key of the default team, ss_live_ and 32 base64url characters. Empty: one is generated, printed once and kept in <data-dir>/api-key." danger:"A secret: it is never shown, logged or accepted as a flag."`
+
+	origins map[string]string
+}
+
+// DatabaseURL is the database to open: Database, or the SQLite file in the data directory.
+func (c *Config) DatabaseURL() string {
+	if c.Database != "" {
+		return c.Database
+	}
+	return "sqlite://" + filepath.Join(c.DataDir, "superserve.db")
+}
+
+// BaseURL is PublicURL, or http:// and addr, the address the server really listens on. An unspecified host becomes
+// loopback, because nobody can connect to 0.0.0.0.
+func (c *Config) BaseURL(addr net.Addr) string {
+	if c.PublicURL != "" {
+		return c.PublicURL
+	}
+	host, port, err := net.SplitHostPort(addr.String())
+	if err != nil {
+		return "http://" + addr.String()
+	}
+	if ip := net.ParseIP(host); host == "" || (ip != nil && ip.IsUnspecified()) {
+		host = "127.0.0.1"
+	}
+	return "http://" + net.JoinHostPort(host, port)
+}
+
+// Origin says where a setting's value came from: "default", `the file /etc/…`, "SUPERSERVE_LISTEN" or "--listen".
+func (c *Config) Origin(key string) string {
+	if o, ok := c.origins[key]; ok {
+		return o
+	}
+	return originDefault
+}

@@ -1,0 +1,165 @@
+package control
+
+import (
+	"context"
+	"crypto/rand"
+	"crypto/sha256"
+	"encoding/base64"
+	"strings"
+	"sync"
+	"time"
+	"unicode/utf8"
+
+	"github.com/superserve/superserve/internal/sandbox"
+)
+
+const (
+	apiKeyPrefix = "ss_live_"
+	apiKeyRandom = 24 // bytes, 32 characters of base64url
+	// apiKeyShown is how much of a key is kept to tell keys apart.
+	apiKeyShown = 16
+	// touchInterval is how often at most a key's last use is written down.
+	touchInterval = time.Minute
+)
+
+// Authenticate finds who an API key belongs to. A key that is malformed, unknown, revoked or expired is unauthorized
+// with the same words. The key is looked up every time, so that a revocation holds at once.
+func (s *Service) Authenticate(ctx context.Context, apiKey string) (Principal, error) {
+	if !validAPIKey(apiKey) {
+		return Principal{}, errAPIKey()
+	}
+	k, err := s.store.APIKeyByHash(ctx, sha256.Sum256([]byte(apiKey)))
+	if isCode(err, sandbox.CodeNotFound) {
+		return Principal{}, errAPIKey()
+	}
+	if err != nil {
+		return Principal{}, storeError("looking up the API key", err)
+	}
+	now := s.now()
+	if k.RevokedAt != nil || k.ExpiresAt != nil && !now.Before(*k.ExpiresAt) {
+		return Principal{}, errAPIKey()
+	}
+	if s.touched.due(k, now) {
+		if err := s.store.TouchAPIKey(ctx, k.ID, now); err != nil {
+			s.log.WarnContext(ctx, "noting the last use of an API key", "key", k.ID, "error", err)
+		}
+	}
+	return Principal{TeamID: k.TeamID, KeyID: k.ID}, nil
+}
+
+func errAPIKey() error {
+	return sandbox.Errorf(sandbox.CodeUnauthorized, "a valid API key is needed in the X-API-Key header")
+}
+
+// validAPIKey says whether text has the form of a key: ss_live_ and 32 characters of base64url.
+func validAPIKey(text string) bool {
+	secret, ok := strings.CutPrefix(text, apiKeyPrefix)
+	if !ok || len(secret) != base64.RawURLEncoding.EncodedLen(apiKeyRandom) || strings.ContainsAny(secret, "\r\n") {
+		return false
+	}
+	_, err := base64.RawURLEncoding.DecodeString(secret)
+	return err == nil
+}
+
+// CreateAPIKey makes a key for a team. Its text is returned here and never again: only its SHA-256 is stored. expires
+// nil means never.
+func (s *Service) CreateAPIKey(ctx context.Context, teamID, name string, expires *time.Time) (*APIKey, string, error) {
+	if expires != nil && !expires.After(s.now()) {
+		return nil, "", sandbox.Errorf(sandbox.CodeBadRequest, "expires_at must be in the future")
+	}
+	secret := make([]byte, apiKeyRandom)
+	rand.Read(secret) //nolint:errcheck // crypto/rand.Read never fails; it ends the program instead
+	text := apiKeyPrefix + base64.RawURLEncoding.EncodeToString(secret)
+	k, err := s.insertAPIKey(ctx, teamID, name, text, expires)
+	if err != nil {
+		return nil, "", err
+	}
+	return k, text, nil
+}
+
+// ImportAPIKey makes a given text a key of the team. Importing it again changes nothing: one that was revoked stays
+// revoked. It is a conflict when another team has it.
+func (s *Service) ImportAPIKey(ctx context.Context, teamID, name, text string) (*APIKey, error) {
+	if !validAPIKey(text) {
+		return nil, sandbox.Errorf(sandbox.CodeBadRequest, "an API key must be ss_live_ followed by 32 characters of A-Z, a-z, 0-9, - and _")
+	}
+	k, err := s.insertAPIKey(ctx, teamID, name, text, nil)
+	if !isCode(err, sandbox.CodeConflict) {
+		return k, err
+	}
+	k, err = s.store.APIKeyByHash(ctx, sha256.Sum256([]byte(text)))
+	if err != nil {
+		return nil, storeError("looking up the API key", err)
+	}
+	if k.TeamID != teamID {
+		return nil, sandbox.Errorf(sandbox.CodeConflict, "this API key belongs to another team")
+	}
+	return k, nil
+}
+
+func (s *Service) insertAPIKey(ctx context.Context, teamID, name, text string, expires *time.Time) (*APIKey, error) {
+	name, err := sandbox.ValidateName(name)
+	if err != nil {
+		return nil, err
+	}
+	if expires != nil {
+		expires = new(expires.UTC().Truncate(time.Microsecond))
+	}
+	k := &APIKey{
+		ID: sandbox.NewID(), TeamID: teamID, Name: name, Prefix: text[:apiKeyShown],
+		Hash: sha256.Sum256([]byte(text)), CreatedAt: s.now(), ExpiresAt: expires,
+	}
+	if err := s.store.InsertAPIKey(ctx, k); err != nil {
+		return nil, storeError("storing the API key", err)
+	}
+	return k, nil
+}
+
+// ListAPIKeys lists a team's keys, revoked and expired ones too.
+func (s *Service) ListAPIKeys(ctx context.Context, teamID string) ([]*APIKey, error) {
+	list, err := s.store.ListAPIKeys(ctx, teamID)
+	return list, storeError("listing API keys", err)
+}
+
+// RevokeAPIKey makes a key invalid at once; it is named by its id or the beginning of its text.
+func (s *Service) RevokeAPIKey(ctx context.Context, teamID, idOrPrefix string) (*APIKey, error) {
+	if !utf8.ValidString(idOrPrefix) {
+		return nil, sandbox.ErrNotFound("API key")
+	}
+	k, err := s.store.RevokeAPIKey(ctx, teamID, idOrPrefix, s.now())
+	return k, storeError("revoking the API key", err)
+}
+
+// touchLog keeps the last use of a key from being written more than once in touchInterval by requests that come at
+// the same time.
+type touchLog struct {
+	mu sync.Mutex
+	at map[string]time.Time
+}
+
+func newTouchLog() *touchLog { return &touchLog{at: map[string]time.Time{}} }
+
+// due says whether the caller is the one to write down that the key was used now.
+func (l *touchLog) due(k *APIKey, now time.Time) bool {
+	if k.LastUsedAt != nil && now.Sub(*k.LastUsedAt) < touchInterval {
+		return false
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if last, ok := l.at[k.ID]; ok && now.Sub(last) < touchInterval {
+		return false
+	}
+	l.at[k.ID] = now
+	return true
+}
+
+// sweep drops what the store knows by now.
+func (l *touchLog) sweep(now time.Time) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for id, at := range l.at {
+		if now.Sub(at) >= touchInterval {
+			delete(l.at, id)
+		}
+	}
+}

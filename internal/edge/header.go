@@ -1,0 +1,46 @@
+package edge
+
+import (
+	"net/http"
+	"slices"
+	"strings"
+)
+
+// requestHeaders are what an agent gets to see of a request. Credentials, cookies, addresses and what a proxy in front
+// added stay outside; Connection and Upgrade are the reverse proxy's to set.
+func requestHeaders() []string {
+	return []string{
+		"Accept", "Content-Type", "Range", "If-Range", "If-Match", "If-None-Match", "If-Modified-Since",
+		"If-Unmodified-Since", "Last-Event-Id", "X-Request-Id", "Connection", "Upgrade", "Sec-Websocket-Key",
+		"Sec-Websocket-Version", "Sec-Websocket-Extensions", protocolHeader,
+	}
+}
+
+// answerHeaders are what a client gets to see of an agent's answer. Cookies, redirects, cross-origin rules and the like
+// would speak for the API's own origin, which a sandbox must not.
+func answerHeaders() []string {
+	return []string{
+		"Accept-Ranges", "Allow", "Cache-Control", "Content-Disposition", "Content-Encoding", "Content-Length",
+		"Content-Range", "Content-Type", "Etag", "Last-Modified", "Retry-After", "X-Accel-Buffering", "Connection",
+		"Upgrade", "Sec-Websocket-Accept", "Sec-Websocket-Extensions", protocolHeader,
+	}
+}
+
+// keep removes all headers but those listed.
+func keep(h http.Header, names []string) {
+	for k := range h {
+		if !slices.Contains(names, k) {
+			delete(h, k)
+		}
+	}
+}
+
+// dropTokenProtocol removes the access token from the subprotocols an agent sees.
+func dropTokenProtocol(h http.Header) {
+	offered := subprotocols(h)
+	kept := slices.DeleteFunc(offered, func(p string) bool { return strings.HasPrefix(p, protocolTokenPrefix) })
+	h.Del(protocolHeader)
+	if len(kept) > 0 {
+		h.Set(protocolHeader, strings.Join(kept, ", "))
+	}
+}

@@ -1,0 +1,94 @@
+package image
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+
+	"golang.org/x/sys/unix"
+)
+
+// sweepUnlessBusy sweeps, unless another process has a build under way.
+func (s *Store) sweepUnlessBusy() error {
+	unlock, err := s.tryLock()
+	if errors.Is(err, errBusy) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	defer unlock()
+	return s.sweep()
+}
+
+// sweep removes everything below the build directory, and images without a record. The caller holds the lock.
+func (s *Store) sweep() error {
+	build := filepath.Join(s.dir, buildDir)
+	left, err := os.ReadDir(build)
+	if err != nil {
+		return err
+	}
+	for _, e := range left {
+		if err := removeTree(filepath.Join(build, e.Name())); err != nil {
+			return err
+		}
+	}
+	entries, err := os.ReadDir(s.dir)
+	if err != nil {
+		return err
+	}
+	for _, e := range entries {
+		dir := filepath.Join(s.dir, e.Name())
+		if !validID(e.Name()) {
+			continue
+		}
+		if _, err := os.Stat(filepath.Join(dir, metaFile)); !errors.Is(err, os.ErrNotExist) {
+			continue
+		}
+		s.opts.Logger.Warn("removing an image without a record", "image", e.Name())
+		if err := removeTree(dir); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// removeTree removes a directory, after unmounting all that is mounted in it. It refuses to remove anything while a
+// mount is left: a build may have mounted the host's /dev or /sys there.
+func removeTree(dir string) error {
+	if err := UnmountBelow(dir); err != nil {
+		return err
+	}
+	return os.RemoveAll(dir)
+}
+
+// UnmountBelow takes away every mount on dir or below it, also one that is in use.
+func UnmountBelow(dir string) error {
+	mounts, err := mountsBelow(dir)
+	if err != nil {
+		return err
+	}
+	for _, m := range slices.Backward(mounts) { // the latest first
+		if err := unix.Unmount(m.point, unix.MNT_DETACH|unix.UMOUNT_NOFOLLOW); err != nil {
+			return fmt.Errorf("unmounting %s: %w", m.point, err)
+		}
+	}
+	if mounts, err = mountsBelow(dir); err != nil || len(mounts) > 0 {
+		return errors.Join(err, fmt.Errorf("%d mounts are left in %s", len(mounts), dir))
+	}
+	return nil
+}
+
+// mountsBelow lists what is mounted on dir or below it, in the order of mounting.
+func mountsBelow(dir string) ([]mountPoint, error) {
+	all, err := readMounts()
+	if err != nil {
+		return nil, err
+	}
+	return slices.DeleteFunc(all, func(m mountPoint) bool {
+		return m.point != dir && !strings.HasPrefix(m.point, dir+"/")
+	}), nil
+}

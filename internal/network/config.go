@@ -1,0 +1,82 @@
+package network
+
+import (
+	"fmt"
+	"log/slog"
+	"net/netip"
+	"regexp"
+)
+
+// Config says how a Manager lays out its slots.
+type Config struct {
+	// Instance tells several servers on one host apart: 1 to 6 lower-case letters or digits, default "0". It is part of
+	// the name of every interface, namespace and table. Two instances must not have overlapping CIDRs.
+	Instance string
+	// CIDR is the IPv4 range that slots are cut from, one /30 each; default 10.201.0.0/16. Nothing else may use it.
+	CIDR netip.Prefix
+	// PoolSize is how many closed slots are kept ready; default 4, negative for none.
+	PoolSize int
+	// Upstream are the DNS servers that names are looked up with, as address or address:port. Empty: those in
+	// ResolvConf, read again when the file changes.
+	Upstream []string
+	// ResolvConf defaults to /etc/resolv.conf.
+	ResolvConf string
+	// Blocked are ranges that no rule opens, besides those of sandbox.AlwaysBlocked: such as the public address of the
+	// host itself when a gateway translates it, which the host cannot know.
+	Blocked []netip.Prefix
+	// MaxConnections is how many tracked connections one slot may have; default 4096. It keeps one sandbox from filling
+	// the host's table.
+	MaxConnections int
+	// Logger defaults to slog.Default().
+	Logger *slog.Logger
+}
+
+// slotBits is the prefix length of one slot's link.
+const slotBits = 30
+
+func (c Config) withDefaults() Config {
+	if c.Instance == "" {
+		c.Instance = "0"
+	}
+	if !c.CIDR.IsValid() {
+		c.CIDR = netip.PrefixFrom(netip.AddrFrom4([4]byte{10, 201, 0, 0}), 16)
+	}
+	c.CIDR = c.CIDR.Masked()
+	if c.PoolSize == 0 {
+		c.PoolSize = 4
+	}
+	c.PoolSize = max(c.PoolSize, 0)
+	if c.ResolvConf == "" {
+		c.ResolvConf = "/etc/resolv.conf"
+	}
+	if c.MaxConnections <= 0 {
+		c.MaxConnections = 4096
+	}
+	if c.Logger == nil {
+		c.Logger = slog.Default()
+	}
+	return c
+}
+
+func (c Config) validate() error {
+	if err := validateInstance(c.Instance); err != nil {
+		return err
+	}
+	if !c.CIDR.Addr().Is4() || c.CIDR.Bits() < 8 || c.CIDR.Bits() > slotBits {
+		return fmt.Errorf("the network's CIDR %s must be IPv4 and between /8 and /%d", c.CIDR, slotBits)
+	}
+	for _, p := range c.Blocked {
+		if !p.IsValid() {
+			return fmt.Errorf("a blocked range is not a valid CIDR")
+		}
+	}
+	_, err := parseServers(c.Upstream)
+	return err
+}
+
+func validateInstance(instance string) error {
+	if !regexp.MustCompile(`^[a-z0-9]{1,6}$`).MatchString(instance) {
+		return fmt.Errorf("the instance name %q must be 1 to 6 lower-case letters or digits", instance)
+	}
+	return nil
+}

@@ -1,0 +1,211 @@
+package network
+
+import (
+	"encoding/binary"
+	"net/netip"
+
+	"github.com/google/nftables"
+	"github.com/google/nftables/binaryutil"
+	"github.com/google/nftables/expr"
+	"golang.org/x/sys/unix"
+
+	"github.com/superserve/superserve/internal/sandbox"
+)
+
+// match is one condition or action of a rule, as nftables byte code; a rule is several of them. The comment at each
+// builder gives the nft syntax it stands for.
+type match []expr.Any
+
+func join(matches ...match) match {
+	var all match
+	for _, m := range matches {
+		all = append(all, m...)
+	}
+	return all
+}
+
+func verdict(kind expr.VerdictKind) match { return match{&expr.Verdict{Kind: kind}} }
+
+func accept() match { return verdict(expr.VerdictAccept) }
+
+func drop() match { return verdict(expr.VerdictDrop) }
+
+// goTo: goto chain.
+func goTo(chain string) match {
+	return match{&expr.Verdict{Kind: expr.VerdictGoto, Chain: chain}}
+}
+
+// ifPrefix: iifname "prefix*" or oifname "prefix*".
+func ifPrefix(key expr.MetaKey, op expr.CmpOp, prefix string) match {
+	return match{
+		&expr.Meta{Key: key, Register: 1},
+		&expr.Cmp{Op: op, Register: 1, Data: []byte(prefix)},
+	}
+}
+
+// ifName compares the whole interface name: iifname != "lo".
+func ifName(key expr.MetaKey, op expr.CmpOp, name string) match {
+	return match{
+		&expr.Meta{Key: key, Register: 1},
+		&expr.Cmp{Op: op, Register: 1, Data: ifNameKey(name)},
+	}
+}
+
+func ifNameKey(name string) []byte {
+	key := make([]byte, unix.IFNAMSIZ)
+	copy(key, name)
+	return key
+}
+
+// ipv4: meta nfproto ipv4 (or !=).
+func ipv4(op expr.CmpOp) match {
+	return match{
+		&expr.Meta{Key: expr.MetaKeyNFPROTO, Register: 1},
+		&expr.Cmp{Op: op, Register: 1, Data: []byte{unix.NFPROTO_IPV4}},
+	}
+}
+
+// l4proto: meta l4proto.
+func l4proto(proto byte) match {
+	return match{
+		&expr.Meta{Key: expr.MetaKeyL4PROTO, Register: 1},
+		&expr.Cmp{Op: expr.CmpOpEq, Register: 1, Data: []byte{proto}},
+	}
+}
+
+// The offsets of the addresses in an IPv4 header.
+const (
+	sourceOffset = 12
+	destOffset   = 16
+)
+
+// loadAddr: ip saddr or ip daddr, in register 1.
+func loadAddr(offset uint32) match {
+	return append(ipv4(expr.CmpOpEq), &expr.Payload{DestRegister: 1, Base: expr.PayloadBaseNetworkHeader, Offset: offset, Len: 4})
+}
+
+// addr: ip saddr == address (or !=).
+func addr(offset uint32, op expr.CmpOp, a netip.Addr) match {
+	return join(loadAddr(offset), match{&expr.Cmp{Op: op, Register: 1, Data: a.AsSlice()}})
+}
+
+// inPrefix: ip daddr prefix.
+func inPrefix(offset uint32, p netip.Prefix) match {
+	mask := binary.BigEndian.AppendUint32(nil, ^uint32(0)<<(32-p.Bits()))
+	return join(loadAddr(offset), match{
+		&expr.Bitwise{SourceRegister: 1, DestRegister: 1, Len: 4, Mask: mask, Xor: make([]byte, 4)},
+		&expr.Cmp{Op: expr.CmpOpEq, Register: 1, Data: p.Addr().AsSlice()},
+	})
+}
+
+// loadPort: th dport, in register 1.
+func loadPort() match {
+	return match{&expr.Payload{DestRegister: 1, Base: expr.PayloadBaseTransportHeader, Offset: 2, Len: 2}}
+}
+
+// port: th dport == port.
+func port(p uint16) match {
+	return join(loadPort(), match{&expr.Cmp{Op: expr.CmpOpEq, Register: 1, Data: binaryutil.BigEndian.PutUint16(p)}})
+}
+
+// inSet: register 1 in @set.
+func inSet(set *nftables.Set) match {
+	return match{&expr.Lookup{SourceRegister: 1, SetName: set.Name, SetID: set.ID}}
+}
+
+// ifInSet: iifname @set (or != @set).
+func ifInSet(key expr.MetaKey, set *nftables.Set, invert bool) match {
+	return match{
+		&expr.Meta{Key: key, Register: 1},
+		&expr.Lookup{SourceRegister: 1, SetName: set.Name, SetID: set.ID, Invert: invert},
+	}
+}
+
+// ifVerdict: iifname vmap @set.
+func ifVerdict(key expr.MetaKey, set *nftables.Set) match {
+	return match{
+		&expr.Meta{Key: key, Register: 1},
+		&expr.Lookup{SourceRegister: 1, SetName: set.Name, SetID: set.ID, DestRegister: 0, IsDestRegSet: true},
+	}
+}
+
+// ctState: ct state with any of the bits.
+func ctState(bits uint32) match { return ctBits(expr.CtKeySTATE, bits) }
+
+// ctTranslated: ct status dnat. A redirect is one kind of it.
+func ctTranslated() match {
+	const statusDNAT = 1 << 5 // IPS_DST_NAT
+	return ctBits(expr.CtKeySTATUS, statusDNAT)
+}
+
+func ctBits(key expr.CtKey, bits uint32) match {
+	return match{
+		&expr.Ct{Key: key, Register: 1},
+		&expr.Bitwise{SourceRegister: 1, DestRegister: 1, Len: 4, Mask: binaryutil.NativeEndian.PutUint32(bits), Xor: make([]byte, 4)},
+		&expr.Cmp{Op: expr.CmpOpNeq, Register: 1, Data: make([]byte, 4)},
+	}
+}
+
+// ctReply: ct direction reply.
+func ctReply() match {
+	return match{
+		&expr.Ct{Key: expr.CtKeyDIRECTION, Register: 1},
+		&expr.Cmp{Op: expr.CmpOpEq, Register: 1, Data: []byte{1}},
+	}
+}
+
+// ctCountOver: ct count over n.
+func ctCountOver(n int) match {
+	return match{&expr.Connlimit{Count: uint32(n), Flags: expr.NFT_CONNLIMIT_F_INV}}
+}
+
+// rateOver: limit rate over n/second.
+func rateOver(n uint64) match {
+	return match{&expr.Limit{Type: expr.LimitTypePkts, Rate: n, Burst: uint32(n), Unit: expr.LimitTimeSecond, Over: true}}
+}
+
+// notType: fib daddr type != each of the types.
+func notType(types ...uint32) match {
+	m := match{&expr.Fib{Register: 1, ResultADDRTYPE: true, FlagDADDR: true}}
+	for _, t := range types {
+		m = append(m, &expr.Cmp{Op: expr.CmpOpNeq, Register: 1, Data: binaryutil.NativeEndian.PutUint32(t)})
+	}
+	return m
+}
+
+// clampMSS: tcp flags & (syn|rst) == syn tcp option maxseg size set rt mtu.
+func clampMSS() match {
+	const flagsOffset, syn, synOrRst = 13, 0x02, 0x06
+	const optionMaxSeg = 2
+	return join(l4proto(unix.IPPROTO_TCP), match{
+		&expr.Payload{DestRegister: 1, Base: expr.PayloadBaseTransportHeader, Offset: flagsOffset, Len: 1},
+		&expr.Bitwise{SourceRegister: 1, DestRegister: 1, Len: 1, Mask: []byte{synOrRst}, Xor: []byte{0}},
+		&expr.Cmp{Op: expr.CmpOpEq, Register: 1, Data: []byte{syn}},
+		&expr.Rt{Register: 1, Key: expr.RtTCPMSS},
+		&expr.Byteorder{SourceRegister: 1, DestRegister: 1, Op: expr.ByteorderHton, Len: 2, Size: 2},
+		&expr.Exthdr{SourceRegister: 1, Type: optionMaxSeg, Offset: 2, Len: 2, Op: expr.ExthdrOpTcpopt},
+	})
+}
+
+// redirectTo: redirect to :port.
+func redirectTo(p uint16) match {
+	return match{
+		&expr.Immediate{Register: 1, Data: binaryutil.BigEndian.PutUint16(p)},
+		&expr.Redir{RegisterProtoMin: 1},
+	}
+}
+
+func masquerade() match { return match{&expr.Masq{}} }
+
+// intervals are the elements of an interval set: each range's first address and the first one behind it. The last
+// range has no end when it reaches the highest address.
+func intervals(ranges []sandbox.IPv4Range) []nftables.SetElement {
+	var elements []nftables.SetElement
+	for _, r := range ranges {
+		elements = append(elements, nftables.SetElement{Key: binary.BigEndian.AppendUint32(nil, r.First)})
+		if r.Last != ^uint32(0) {
+			elements = append(elements, nftables.SetElement{Key: binary.BigEndian.AppendUint32(nil, r.Last+1), IntervalEnd: true})
+		}
+	}
+	return elements
+}

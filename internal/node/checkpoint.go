@@ -1,0 +1,87 @@
+package node
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/superserve/superserve/internal/runtime"
+	"github.com/superserve/superserve/internal/snapshot"
+)
+
+// Checkpoint implements control.Node. Nothing runs between the moment the memory is captured and the end of the
+// instance, so a pause loses no work.
+func (n *Node) Checkpoint(ctx context.Context, sandboxID, snapshotID string) (int64, error) {
+	m, err := n.machine(sandboxID)
+	if err != nil {
+		return 0, err
+	}
+	m.op.Lock()
+	defer m.op.Unlock()
+	size, err := n.checkpoint(ctx, m, snapshotID)
+	if err != nil {
+		return 0, errors.Join(fmt.Errorf("checkpointing: %w", err), n.recover(ctx, m))
+	}
+	return size, nil
+}
+
+// recover thaws a sandbox whose checkpoint failed; the caller may have gone meanwhile.
+func (n *Node) recover(ctx context.Context, m *machine) error {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), cleanupTimeout)
+	defer cancel()
+	return n.thaw(ctx, m)
+}
+
+func (n *Node) checkpoint(ctx context.Context, m *machine, snapshotID string) (int64, error) {
+	staging, err := n.cfg.Snapshots.Begin(snapshotID)
+	if err != nil {
+		return 0, err
+	}
+	defer staging.Abort() //nolint:errcheck // after Commit there is nothing to abort; a leftover is swept at the next start
+	if err := m.instance.Freeze(ctx); err != nil {
+		return 0, fmt.Errorf("freezing: %w", err)
+	}
+	if err := n.cfg.Slots.Close(ctx, m.record.Slot); err != nil {
+		return 0, fmt.Errorf("closing the network: %w", err)
+	}
+	if err := m.instance.Checkpoint(ctx, staging.Dir()); err != nil {
+		return 0, err
+	}
+	manifest, err := staging.Commit(ctx, snapshot.Manifest{
+		CreatedAt: time.Now().UTC(), Runtime: m.record.Runtime, RuntimeVersion: m.record.RuntimeVersion,
+		ImageID: m.record.ImageID, Resources: m.record.Resources, AgentSecret: m.record.Secret,
+	})
+	if err != nil {
+		return 0, err
+	}
+	return manifest.Bytes(), nil
+}
+
+// Thaw implements control.Node.
+func (n *Node) Thaw(ctx context.Context, sandboxID string) error {
+	m, err := n.machine(sandboxID)
+	if err != nil {
+		return err
+	}
+	m.op.Lock()
+	defer m.op.Unlock()
+	return n.thaw(ctx, m)
+}
+
+// thaw opens the network first: when that fails, the sandbox stays frozen rather than running unprotected or cut off.
+// After a restart the rules are not known here, and the network stays closed until ApplyNetwork.
+func (n *Node) thaw(ctx context.Context, m *machine) error {
+	if policy := m.lastPolicy(); policy != nil {
+		if err := n.cfg.Slots.Apply(ctx, m.record.Slot, *policy); err != nil {
+			return fmt.Errorf("thawing: applying the network rules: %w", err)
+		}
+	}
+	if err := m.instance.Thaw(ctx); err != nil {
+		if errors.Is(err, runtime.ErrGone) {
+			return err
+		}
+		return fmt.Errorf("thawing: %w", err)
+	}
+	return nil
+}

@@ -1,0 +1,136 @@
+package node
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"sync"
+
+	"github.com/superserve/superserve/internal/guestapi"
+	"github.com/superserve/superserve/internal/network"
+	"github.com/superserve/superserve/internal/runtime"
+	"github.com/superserve/superserve/internal/sandbox"
+)
+
+// record is what an instance's record.json keeps.
+type record struct {
+	InstanceID string `json:"instance_id"`
+	// SandboxID is "" while the instance is warm or being built; such a one is removed after a restart.
+	SandboxID      string            `json:"sandbox_id,omitempty"`
+	ImageID        string            `json:"image_id"`
+	Runtime        string            `json:"runtime"`
+	RuntimeVersion string            `json:"runtime_version"`
+	Resources      sandbox.Resources `json:"resources"`
+	Slot           network.Slot      `json:"slot"`
+	// Secret is what the agent accepts.
+	Secret string `json:"secret"`
+}
+
+// machine is one instance with all that belongs to it.
+type machine struct {
+	dir      string
+	instance runtime.Instance
+
+	op sync.Mutex // one checkpoint, thaw or destroy at a time
+
+	mu     sync.Mutex // guards the rest
+	record record
+	policy *sandbox.Policy // nil: not known since a restart, or never applied
+	asked  bool            // its end was asked for
+
+	gone     chan struct{} // closed when it no longer runs
+	goneOnce sync.Once
+}
+
+func newMachine(dir string, rec record) *machine {
+	return &machine{dir: dir, record: rec, gone: make(chan struct{})}
+}
+
+const recordName = "record.json"
+
+// runtimeDir is the part of the directory that is the driver's.
+func runtimeDir(dir string) string { return filepath.Join(dir, "runtime") }
+
+func (m *machine) agentAddr() netip.AddrPort {
+	return netip.AddrPortFrom(m.record.Slot.GuestAddr, guestapi.Port)
+}
+
+func (m *machine) agent() *guestapi.Client {
+	return guestapi.NewClient(m.agentAddr(), m.record.Secret)
+}
+
+func (m *machine) save() error {
+	raw, err := json.Marshal(m.record)
+	if err != nil {
+		return err
+	}
+	tmp := filepath.Join(m.dir, recordName+".tmp")
+	if err := os.WriteFile(tmp, raw, 0o600); err != nil {
+		return fmt.Errorf("saving the instance's record: %w", err)
+	}
+	if err := os.Rename(tmp, filepath.Join(m.dir, recordName)); err != nil {
+		return fmt.Errorf("saving the instance's record: %w", err)
+	}
+	return nil
+}
+
+func loadRecord(dir string) (rec record, err error) {
+	raw, err := os.ReadFile(filepath.Join(dir, recordName))
+	if err != nil {
+		return rec, err
+	}
+	return rec, json.Unmarshal(raw, &rec)
+}
+
+func (m *machine) setPolicy(p sandbox.Policy) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.policy = &p
+}
+
+func (m *machine) lastPolicy() *sandbox.Policy {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.policy
+}
+
+// askEnd notes that the end is wanted, so that it is not reported as an exit.
+func (m *machine) askEnd() {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.asked = true
+}
+
+func (m *machine) endAsked() bool {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.asked
+}
+
+func (m *machine) markGone() { m.goneOnce.Do(func() { close(m.gone) }) }
+
+// destroy ends the instance and removes all it had, in the order in which a crash in between can be made good: the
+// directory goes last, since the record in it is what a restart finds the rest by.
+func (n *Node) destroy(ctx context.Context, m *machine) error {
+	m.askEnd()
+	var errs []error
+	if m.instance != nil {
+		n.forgetMemory(m)
+		errs = append(errs, m.instance.Destroy(ctx))
+	}
+	m.markGone()
+	if m.record.Slot.NetNS != "" {
+		errs = append(errs, n.cfg.Slots.Release(ctx, m.record.Slot))
+	}
+	if err := errors.Join(errs...); err != nil {
+		return fmt.Errorf("destroying instance %s: %w", m.record.InstanceID, err)
+	}
+	if err := os.RemoveAll(m.dir); err != nil {
+		return fmt.Errorf("destroying instance %s: %w", m.record.InstanceID, err)
+	}
+	return nil
+}
