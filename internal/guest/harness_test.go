@@ -139,6 +139,7 @@ func (b *box) run(flags []string) {
 	for lines.Scan() {
 		if addr, ok := strings.CutPrefix(lines.Text(), "debug="); ok {
 			b.debug = "http://" + addr
+			continue
 		}
 		if _, addr, ok := strings.Cut(lines.Text(), "msg=listening addr="); ok {
 			b.base = "http://" + addr
