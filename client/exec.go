@@ -55,28 +55,23 @@ func (s *ExecStream) Next() (*ExecEvent, error) {
 	if s.finished {
 		return nil, io.EOF
 	}
-	for {
-		data, err := s.nextData()
-		if err != nil {
-			return nil, err
-		}
-		var e ExecEvent
-		if err := json.Unmarshal(data, &e); err != nil {
-			return nil, fmt.Errorf("decoding an event: %w", err)
-		}
-		if !e.Finished {
-			return &e, nil
-		}
-		s.finished = true
-		if e.ExitCode == nil {
-			code := e.Code
-			if code == "" {
-				code = "internal_error"
-			}
-			return nil, &Error{Code: code, Message: e.Error}
-		}
-		return &e, nil
+	data, err := s.nextData()
+	if err != nil {
+		return nil, err
 	}
+	var e ExecEvent
+	if err := json.Unmarshal(data, &e); err != nil {
+		return nil, fmt.Errorf("decoding an event: %w", err)
+	}
+	s.finished = e.Finished
+	if e.Finished && e.ExitCode == nil {
+		code := e.Code
+		if code == "" {
+			code = "internal_error"
+		}
+		return nil, &Error{Code: code, Message: e.Error}
+	}
+	return &e, nil
 }
 
 // Events ranges over the events up to the last; an error ends it.
@@ -84,7 +79,7 @@ func (s *ExecStream) Events() iter.Seq2[*ExecEvent, error] {
 	return func(yield func(*ExecEvent, error) bool) {
 		for {
 			e, err := s.Next()
-			if err == io.EOF {
+			if errors.Is(err, io.EOF) {
 				return
 			}
 			if !yield(e, err) || err != nil {

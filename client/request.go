@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"math/rand/v2"
@@ -83,7 +84,7 @@ func (c *Client) do(ctx context.Context, r call) (res *http.Response, retried bo
 func retryWait(err error, try int) (time.Duration, bool) {
 	backoff := firstWait << (try - 1)
 	wait := backoff/2 + rand.N(backoff/2+1)
-	e, answered := err.(*Error)
+	e, answered := errors.AsType[*Error](err)
 	if !answered {
 		return wait, true
 	}

@@ -2,6 +2,7 @@ package control
 
 import (
 	"context"
+	"slices"
 	"time"
 
 	"github.com/superserve/superserve/internal/sandbox"
@@ -21,45 +22,27 @@ func (s *Service) watchExits() {
 	}
 }
 
-// noteExit makes a sandbox that ended while it was meant to run failed. The state when the news arrives tells which
-// run of the sandbox it is about: when that had been asked to end, or is over by the time the lock is held, it is old.
+// noteExit makes a sandbox that ended while it was meant to run failed.
 func (s *Service) noteExit(exit Exit) {
 	ctx, cancel := context.WithTimeout(context.Background(), s.cfg.OperationTimeout)
 	defer cancel()
-	told, err := s.store.Sandbox(ctx, exit.SandboxID)
-	if err != nil {
-		s.settleUnless(isCode(err, sandbox.CodeNotFound), exit.SandboxID)
-		return
-	}
-	if told.State == sandbox.StatePaused || told.State == sandbox.StateFailed || told.State == sandbox.StateDeleting {
-		return
-	}
-	ctx, release, err := s.locks.acquire(ctx, exit.SandboxID)
-	if err != nil {
-		s.tasks.add(task{taskSettle, exit.SandboxID})
-		return
-	}
-	defer release()
-	sb, err := s.store.Sandbox(ctx, exit.SandboxID)
-	if isCode(err, sandbox.CodeNotFound) {
-		return
-	}
-	if err == nil && (sb.State != sandbox.StateActive || laterRun(told, sb)) {
-		return
-	}
-	if err == nil {
-		err = s.fail(ctx, sb, exit.Reason)
-	}
+	err := s.exclusive(ctx, exit.SandboxID, func(ctx context.Context, sb *sandbox.Sandbox) error {
+		if sb.State != sandbox.StateActive {
+			return nil // it was asked to end meanwhile
+		}
+		running, err := s.node.Running(ctx)
+		if err != nil {
+			return err
+		}
+		if slices.Contains(running, sb.ID) {
+			return nil // old news: this is a later run of it
+		}
+		return s.fail(ctx, sb, exit.Reason)
+	})
 	if err != nil && !refused(err) {
-		s.log.ErrorContext(ctx, "noting that a sandbox ended", "sandbox", exit.SandboxID, "error", err)
+		s.log.Error("noting that a sandbox ended", "sandbox", exit.SandboxID, "error", err)
 		s.tasks.add(task{taskSettle, exit.SandboxID})
 	}
-}
-
-// laterRun says that now is a run of the sandbox that began after the one that had ended when told was read. A start
-// that was under way then is that run itself.
-func laterRun(told, now *sandbox.Sandbox) bool {
-	return told.State != sandbox.StateResuming && !told.ActiveSince.Equal(now.ActiveSince)
 }
 
 // houseInterval is how often keepHouse runs; forgetInterval how often it does what is not urgent.

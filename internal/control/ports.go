@@ -132,7 +132,8 @@ type Node interface {
 	DeleteSnapshot(ctx context.Context, snapshotID string) error
 	// SnapshotIDs lists the committed snapshots on this host.
 	SnapshotIDs(ctx context.Context) ([]string, error)
-	// Exits delivers sandboxes that ended without being asked to.
+	// Exits delivers sandboxes that ended without being asked to. By then Running no longer names that run, so that old
+	// news of a sandbox that has been started again can be told.
 	Exits() <-chan Exit
 }
 

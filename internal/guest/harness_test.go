@@ -42,6 +42,10 @@ func TestMain(m *testing.M) {
 // runChild is boxd in its namespaces, with a second listener that tells the test about the agent's insides.
 func runChild(dir string) int {
 	_ = os.Unsetenv(childEnv)
+	go func() {
+		_, _ = io.Copy(io.Discard, os.Stdin)
+		os.Exit(0) // the test is gone
+	}()
 	mounts := []error{
 		unix.Mount("", "/", "", unix.MS_REC|unix.MS_PRIVATE, ""),
 		unix.Mount("proc", "/proc", "proc", 0, ""),
@@ -122,7 +126,10 @@ func (b *box) run(flags []string) {
 	b.cmd = exec.Command(os.Args[0], append([]string{"-listen", "127.0.0.1:0"}, flags...)...)
 	b.cmd.Env = []string{childEnv + "=" + b.dir, guestapi.SecretEnv + "=" + b.secret, "PATH=/nowhere", "LEAK=leaked"}
 	b.cmd.SysProcAttr = &syscall.SysProcAttr{
-		Cloneflags: syscall.CLONE_NEWPID | syscall.CLONE_NEWNS | syscall.CLONE_NEWUTS, Pdeathsig: syscall.SIGKILL,
+		Cloneflags: syscall.CLONE_NEWPID | syscall.CLONE_NEWNS | syscall.CLONE_NEWUTS,
+	}
+	if _, err := b.cmd.StdinPipe(); err != nil { // the child ends when it closes
+		b.t.Fatal(err)
 	}
 	stderr, err := b.cmd.StderrPipe()
 	if err != nil {

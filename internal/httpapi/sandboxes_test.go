@@ -136,15 +136,15 @@ func TestCreate(t *testing.T) {
 		t.Errorf("got  %+v\nwant %+v", r.service.created, want)
 	}
 	for body, want := range map[string]control.CreateRequest{
-		`{"name":"x"}`:                               {Name: "x"},
-		`{"name":"x","from_snapshot":"s"}`:           {Name: "x", FromSnapshot: "s"},
-		`{"name":"x","NAME":"y","secrets":[]}`:       {Name: "x"},
-		`{"name":"x","secrets":{}}`:                  {Name: "x"},
-		` {"name":"x","timeout_seconds":6e1} `:       {Name: "x", TimeoutSeconds: new(60)},
-		`{"name":"x","timeout_seconds":60.0}`:        {Name: "x", TimeoutSeconds: new(60)},
-		`{"name":"x","metadata":{}}`:                 {Name: "x", Metadata: map[string]string{}},
-		`{"name":"x","network":{}}`:                  {Name: "x", Network: &sandbox.NetworkConfig{}},
-		`{"name":"\ud83d\ude00","env_vars":{"":""}}`: {Name: "😀", EnvVars: map[string]string{"": ""}},
+		`{"name":"x"}`:                                 {Name: "x"},
+		`{"name":"x","from_snapshot":"s"}`:             {Name: "x", FromSnapshot: "s"},
+		`{"name":"x","NAME":"y","secrets":[]}`:         {Name: "x"},
+		`{"name":"x","secrets":{}}`:                    {Name: "x"},
+		"\n{\"name\":\"x\",\"timeout_seconds\":6e1}\n": {Name: "x", TimeoutSeconds: new(60)},
+		`{"name":"x","timeout_seconds":60.0}`:          {Name: "x", TimeoutSeconds: new(60)},
+		`{"name":"x","metadata":{}}`:                   {Name: "x", Metadata: map[string]string{}},
+		`{"name":"x","network":{}}`:                    {Name: "x", Network: &sandbox.NetworkConfig{}},
+		`{"name":"\ud83d\ude00","env_vars":{"":""}}`:   {Name: "😀", EnvVars: map[string]string{"": ""}},
 	} {
 		r.want(r.request("POST", "/sandboxes", body), 201, "", "")
 		if !reflect.DeepEqual(r.service.created, want) {

@@ -8,6 +8,7 @@ import (
 	"strings"
 
 	"github.com/google/nftables"
+	"github.com/google/nftables/expr"
 	"github.com/vishvananda/netlink"
 )
 
@@ -20,7 +21,7 @@ func Check(_ context.Context, cfg Config) []string {
 	}
 	problems := checkRoutes(cfg)
 	problems = append(problems, checkOtherTables(cfg)...)
-	if _, err := os.Stat("/proc/sys/net/" + ipForward); err != nil {
+	if _, err := os.Stat(sysctlPath(ipForward)); err != nil {
 		problems = append(problems, "the kernel's network settings below /proc/sys/net cannot be read; mount /proc")
 	}
 	return problems
@@ -56,31 +57,67 @@ func checkOtherTables(cfg Config) []string {
 	if err == nil {
 		var chains []*nftables.Chain
 		if chains, err = conn.ListChains(); err == nil {
-			return append(droppingChains(chains, linkPrefix(cfg.Instance)), checkLegacyTables()...)
+			return append(droppingChains(conn, chains, linkPrefix(cfg.Instance)), checkLegacyTables()...)
 		}
 	}
 	return []string{fmt.Sprintf("nftables cannot be used (%v); run as root on a kernel with CONFIG_NF_TABLES_INET", err)}
 }
 
-func droppingChains(chains []*nftables.Chain, prefix string) []string {
+func droppingChains(conn *nftables.Conn, chains []*nftables.Chain, prefix string) []string {
 	var problems []string
 	for _, c := range chains {
 		if c.Policy == nil || *c.Policy != nftables.ChainPolicyDrop || c.Hooknum == nil || c.Type != nftables.ChainTypeFilter ||
+			c.Table.Family != nftables.TableFamilyIPv4 && c.Table.Family != nftables.TableFamilyINet ||
 			strings.HasPrefix(c.Table.Name, tablePrefix) {
 			continue
 		}
 		chain := fmt.Sprintf("chain %s of nftables table %s %s", c.Name, familyName(c.Table.Family), c.Table.Name)
-		ipv4 := c.Table.Family == nftables.TableFamilyIPv4 || c.Table.Family == nftables.TableFamilyINet
+		in, out := namesInterfaces(conn, chains, c.Table, prefix)
 		switch {
-		case ipv4 && *c.Hooknum == *nftables.ChainHookForward:
+		case *c.Hooknum == *nftables.ChainHookForward && !(in && out):
 			problems = append(problems, fmt.Sprintf("%s drops forwarded packets (Docker does that), so sandboxes would have no network; accept theirs: %s",
 				chain, mend(c, prefix, "-i %s -j ACCEPT", "-o %s -j ACCEPT", "iifname \"%s\" accept", "oifname \"%s\" accept")))
-		case ipv4 && *c.Hooknum == *nftables.ChainHookInput:
-			problems = append(problems, fmt.Sprintf("%s drops packets to the host, so sandboxes would resolve no names; accept theirs (the table %s lets only DNS through): %s",
-				chain, tablePrefix+"…", mend(c, prefix, "-i %s -j ACCEPT", "", "iifname \"%s\" accept", "")))
+		case *c.Hooknum == *nftables.ChainHookInput && !in:
+			problems = append(problems, fmt.Sprintf("%s drops packets to the host, so sandboxes would resolve no names; accept theirs (only DNS gets that far): %s",
+				chain, mend(c, prefix, "-i %s -j ACCEPT", "", "iifname \"%s\" accept", "")))
 		}
 	}
 	return problems
+}
+
+// namesInterfaces says whether a table has rules that name the sandboxes' interfaces: then its operator has seen to
+// them, in this chain or one that it leads to.
+func namesInterfaces(conn *nftables.Conn, chains []*nftables.Chain, table *nftables.Table, prefix string) (in, out bool) {
+	for _, c := range chains {
+		if c.Table.Name != table.Name || c.Table.Family != table.Family {
+			continue
+		}
+		rules, err := conn.GetRules(table, c)
+		if err != nil {
+			continue // then it is reported rather than trusted
+		}
+		for _, rule := range rules {
+			in = in || names(rule, expr.MetaKeyIIFNAME, prefix)
+			out = out || names(rule, expr.MetaKeyOIFNAME, prefix)
+		}
+	}
+	return in, out
+}
+
+// names says whether a rule compares the interface's name with prefix.
+func names(rule *nftables.Rule, key expr.MetaKey, prefix string) bool {
+	loaded := false
+	for _, e := range rule.Exprs {
+		switch e := e.(type) {
+		case *expr.Meta:
+			loaded = e.Key == key
+		case *expr.Cmp:
+			if loaded && e.Op == expr.CmpOpEq && string(e.Data) == prefix {
+				return true
+			}
+		}
+	}
+	return false
 }
 
 // mend gives the commands that insert accepting rules into a chain, in the words of the tool that made it.

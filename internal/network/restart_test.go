@@ -296,39 +296,6 @@ func TestNewRefusesBadConfig(t *testing.T) {
 	}
 }
 
-func TestCheck(t *testing.T) {
-	cfg := network.Config{Instance: "t"}
-	if got := network.Check(t.Context(), cfg); len(got) != 0 {
-		t.Errorf("on a good host: %q", got)
-	}
-	if got := network.Check(t.Context(), network.Config{CIDR: prefix("198.18.0.0/28")}); len(got) != 1 || !strings.Contains(got[0], "198.18.0.0/24") {
-		t.Errorf("with an overlapping route: %q", got)
-	}
-	conn, err := nftables.New()
-	if err != nil {
-		t.Fatal(err)
-	}
-	docker := conn.AddTable(&nftables.Table{Family: nftables.TableFamilyIPv4, Name: "filter"})
-	dropPolicy := nftables.ChainPolicyDrop
-	conn.AddChain(&nftables.Chain{
-		Name: "FORWARD", Table: docker, Type: nftables.ChainTypeFilter, Hooknum: nftables.ChainHookForward,
-		Priority: nftables.ChainPriorityFilter, Policy: &dropPolicy,
-	})
-	if err := conn.Flush(); err != nil {
-		t.Fatal(err)
-	}
-	defer func() {
-		conn.DelTable(docker)
-		if err := conn.Flush(); err != nil {
-			t.Error(err)
-		}
-	}()
-	got := network.Check(t.Context(), cfg)
-	if len(got) != 1 || !strings.Contains(got[0], "iptables -I FORWARD -i ss-t-+ -j ACCEPT && iptables -I FORWARD -o ss-t-+ -j ACCEPT") {
-		t.Errorf("on a Docker host: %q", got)
-	}
-}
-
 func BenchmarkAcquire(b *testing.B) {
 	for name, pool := range map[string]int{"pool": 64, "no-pool": -1} {
 		b.Run(name, func(b *testing.B) {

@@ -133,12 +133,12 @@ func TestNewRulesCutOpenConnections(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		defer cut.Close()
+		t.Cleanup(func() { cut.Close() })
 		kept, err := dialTCP(s.NetNS, publicAddr2, tcpPort, deadline)
 		if err != nil {
 			t.Fatal(err)
 		}
-		defer kept.Close()
+		t.Cleanup(func() { kept.Close() })
 		if err := errors.Join(cut.say("before", deadline), kept.say("before", deadline)); err != nil {
 			t.Fatal(err)
 		}
@@ -345,7 +345,7 @@ func TestConnectionsPerSlotAreLimited(t *testing.T) {
 	for range 40 {
 		conn, err := dialTCP(s.NetNS, publicAddr, tcpPort, patience)
 		if err == nil {
-			defer conn.Close()
+			t.Cleanup(func() { conn.Close() })
 			reached++
 		} else if errors.Is(err, syscall.ECONNREFUSED) {
 			t.Fatal(err)

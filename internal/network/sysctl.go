@@ -5,16 +5,17 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
-	"path/filepath"
 	"strings"
 )
 
 // ipForward is the switch that lets the host forward IPv4.
 const ipForward = "ipv4/ip_forward"
 
+func sysctlPath(name string) string { return "/proc/sys/net/" + name }
+
 // writeSysctl sets a value below /proc/sys/net in the network namespace of the calling thread.
 func writeSysctl(name, value string) error {
-	path := filepath.Join("/proc/sys/net", name)
+	path := sysctlPath(name)
 	if err := os.WriteFile(path, []byte(value), 0o644); err != nil {
 		return fmt.Errorf("setting net/%s to %s: %w", name, value, err)
 	}
@@ -22,7 +23,7 @@ func writeSysctl(name, value string) error {
 }
 
 func readSysctl(name string) (string, error) {
-	b, err := os.ReadFile(filepath.Join("/proc/sys/net", name))
+	b, err := os.ReadFile(sysctlPath(name))
 	if err != nil {
 		return "", fmt.Errorf("reading net/%s: %w", name, err)
 	}

@@ -11,7 +11,6 @@ import (
 	"net/netip"
 	"os"
 	"os/exec"
-	"path/filepath"
 	"runtime"
 	"slices"
 	"sync"
@@ -104,7 +103,7 @@ func isolateMounts() error {
 	return unix.Mount("tmpfs", "/run/netns", "tmpfs", 0, "")
 }
 
-func netnsPath(name string) string { return filepath.Join("/run/netns", name) }
+func netnsPath(name string) string { return "/run/netns/" + name }
 
 func makeInternet() error {
 	if err := network.CreateNetNS(netnsPath(internetNS)); err != nil {
@@ -332,12 +331,11 @@ func dialTCP(ns, addr string, port int, wait time.Duration) (*line, error) {
 		conn, err = net.DialTimeout("tcp", net.JoinHostPort(addr, fmt.Sprint(port)), wait)
 		return err
 	}
-	err := error(nil)
-	if ns == "" {
-		err = dial()
-	} else {
-		err = inNS(ns, dial)
+	run := func(f func() error) error { return f() }
+	if ns != "" {
+		run = func(f func() error) error { return inNS(ns, f) }
 	}
+	err := run(dial)
 	if err != nil {
 		return nil, err
 	}

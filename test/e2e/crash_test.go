@@ -159,10 +159,16 @@ func (s *server) assertNoInstances(t *testing.T) {
 		entries, err := os.ReadDir(filepath.Join(s.settings["DATA_DIR"], "instances"))
 		return err == nil && len(entries) == 0
 	})
-	eventually(t, 30*time.Second, "no snapshot but the template's is left", func() bool {
-		entries, err := filepath.Glob(filepath.Join(s.settings["DATA_DIR"], "snapshots", "*-*-*-*-*"))
-		return err == nil && len(entries) == 1
-	})
+	pattern := filepath.Join(s.settings["DATA_DIR"], "snapshots", "snapshots", "*-*-*-*-*")
+	for deadline := time.Now().Add(30 * time.Second); ; time.Sleep(20 * time.Millisecond) {
+		entries := must(filepath.Glob(pattern))
+		if len(entries) == 1 {
+			return
+		}
+		if time.Now().After(deadline) {
+			t.Fatalf("snapshots besides the template's are left: %v\n%s", entries, s.logTail())
+		}
+	}
 }
 
 // When a sandbox's runtime dies, the sandbox is failed with a reason, and its last snapshot can still be resumed.

@@ -19,6 +19,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/superserve/superserve/api/apitest"
 	"github.com/superserve/superserve/client"
 )
 
@@ -300,7 +301,9 @@ func copyFile(from, to string) error {
 
 func (s *server) client(t testing.TB) *client.Client {
 	t.Helper()
-	c, err := client.New(s.url, testKey)
+	// Every answer is held against openapi.yaml on the way.
+	checked := &http.Client{Transport: apitest.NewTransport(t, nil)}
+	c, err := client.New(s.url, testKey, client.WithHTTPClient(checked))
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -66,7 +66,7 @@ P`})
 func TestDiskFull(t *testing.T) {
 	t.Parallel()
 	b := shared.create(t)
-	b.sh(startCounter)
+	bystander := b.sh("nohup sleep 1000 >/dev/null 2>&1 & echo $!")
 	res := b.run("dd if=/dev/zero of=/home/user/fill bs=1M count=8000 2>&1")
 	if res.ExitCode == 0 || !strings.Contains(res.Stdout, "No space left") {
 		t.Fatalf("writing 8 GB to a 4 GiB disk: exit %d %s", res.ExitCode, res.Stdout)
@@ -81,7 +81,7 @@ func TestDiskFull(t *testing.T) {
 	}
 	b.sh("rm /home/user/fill")
 	b.write("/home/user/more", "fits")
-	b.assertCounting()
+	b.sh("kill -0 " + bystander)
 }
 
 // One vCPU is one CPU's time, however many processes ask for it. Measured on the host, where a sandbox cannot lie.
