@@ -126,6 +126,14 @@ func (h *gvisorHost) openNetwork(ctx context.Context, hc HostConfig) (*network.M
 		return nil, fmt.Errorf("setting up the network: %w", err)
 	}
 	h.undo.push("stopping the network", slots.Stop)
+	hc.Metrics.WatchGauge("network_slots_ready", "Closed network slots that wait to be taken.", func() float64 {
+		ready, _ := slots.Counts()
+		return float64(ready)
+	})
+	hc.Metrics.WatchGauge("network_slots_in_use", "Network slots of sandboxes, warm ones included.", func() float64 {
+		_, inUse := slots.Counts()
+		return float64(inUse)
+	})
 	return slots, nil
 }
 

@@ -189,6 +189,9 @@ func TestCreateGoesOnWithoutItsCaller(t *testing.T) {
 	if err != nil || total != 1 || list[0].ID != sb.ID {
 		t.Fatalf("listed %v, %v", list, err)
 	}
+	if n := w.node.count("Start", ""); n != 1 {
+		t.Fatalf("the create did not go on: %d starts", n)
+	}
 	w.wantConsistent()
 }
 

@@ -237,6 +237,46 @@ func failAt(f *faultyStore, write string, after, gone bool) {
 	f.fail(func(call string) error { return check(call, !after) }, func(call string) error { return check(call, after) })
 }
 
+// Two servers on one store: the one whose compare-and-swap loses keeps its hands off the node.
+func TestAnotherServerIsFaster(t *testing.T) {
+	w := newWorld(t)
+	s, f := w.startFaulty()
+	id := activeBox(w, s)
+	f.fail(func(call string) error {
+		if call != "UpdateSandbox pausing" {
+			return nil
+		}
+		f.fail(nil, nil)
+		row := w.row(id)
+		row.State = sandbox.StatePausing
+		return w.store.UpdateSandbox(context.Background(), row)
+	}, nil)
+	wantMessage(t, s.PauseSandbox(t.Context(), w.team, id), sandbox.CodeConflict, "being paused")
+	if w.node.count("Checkpoint", id) != 0 {
+		t.Fatal("both took a checkpoint")
+	}
+	// A change that leaves the state alone is written over.
+	row := w.row(id)
+	row.State = sandbox.StateActive
+	if err := w.store.UpdateSandbox(t.Context(), row); err != nil {
+		t.Fatal(err)
+	}
+	f.fail(func(call string) error {
+		if call != "UpdateSandbox pausing" {
+			return nil
+		}
+		f.fail(nil, nil)
+		row := w.row(id)
+		row.Metadata["theirs"] = "kept"
+		return w.store.UpdateSandbox(context.Background(), row)
+	}, nil)
+	w.pause(s, id)
+	if w.row(id).Metadata["theirs"] != "kept" {
+		t.Fatal("the other's change was lost")
+	}
+	wantMemory(t, w, s, id)
+}
+
 func TestDestroyAfterAPauseIsRepeated(t *testing.T) {
 	w := newWorld(t)
 	s := w.start(nil)

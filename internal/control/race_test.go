@@ -47,13 +47,20 @@ func TestHundredWakesOneStart(t *testing.T) {
 
 func TestWakeOutlivesTheCallerThatBeganIt(t *testing.T) {
 	w := newWorld(t)
-	s := w.start(nil)
+	s, f := w.startFaulty()
 	id := pausedBox(w, s)
 	g := w.holding("Start")
 	ctx, leave := context.WithCancel(t.Context())
 	first := async(func() error { _, err := s.ActivateSandbox(ctx, w.team, id); return err })
 	until(t, g.reached)
+	joining := make(chan struct{}, 10)
+	f.fail(nil, func(call string) error {
+		joining <- struct{}{}
+		return nil
+	})
 	second := async(func() error { _, err := s.ActivateSandbox(context.Background(), w.team, id); return err })
+	until(t, joining) // it has read the row and goes on to wait
+	f.fail(nil, nil)
 	leave()
 	if err := result(t, first); err == nil {
 		t.Error("the caller that left was answered")

@@ -154,11 +154,11 @@ func TestBackOffStarvesNobody(t *testing.T) {
 	w := newWorld(t)
 	s := w.start(nil)
 	w.node.script(failing("Checkpoint", errors.New("disk is full")))
-	for range 70 {
+	for range 150 {
 		w.create(s, control.CreateRequest{TimeoutSeconds: new(1), TimeoutAction: new(sandbox.TimeoutPause)})
 	}
 	w.clock.Advance(time.Second)
-	await(t, "all tries", func() bool { return w.node.count("Checkpoint", "") >= 70 })
+	await(t, "all tries", func() bool { return w.node.count("Checkpoint", "") >= 150 })
 	id := w.create(s, control.CreateRequest{TimeoutSeconds: new(1)}).ID
 	w.clock.Advance(time.Second)
 	w.awaitState(id, "")

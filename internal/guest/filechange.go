@@ -93,7 +93,7 @@ func move(from, to string) error {
 // moveAcross moves between two file systems: it copies to a temporary name, renames, and only then removes the source.
 func moveAcross(from, to string) error {
 	tmp := path.Join(path.Dir(to), temporaryName())
-	defer os.RemoveAll(tmp) //nolint:errcheck // renamed by now if all went well
+	defer func() { _ = os.RemoveAll(tmp) }() // renamed by now if all went well
 	if err := copyTree(from, tmp); err != nil {
 		return fileError(err, to, true)
 	}
@@ -173,7 +173,7 @@ func copyContent(from, to string) error {
 	if err != nil {
 		return err
 	}
-	defer in.Close()
+	defer closeRead(in)
 	out, err := os.OpenFile(to, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
 	if err != nil {
 		return err

@@ -37,7 +37,7 @@ func (s *Server) readFile(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	defer file.Close()
+	defer closeRead(file)
 	w.Header().Set("Content-Type", "application/octet-stream")
 	w.Header().Set("X-Content-Type-Options", "nosniff")
 	if info.Size() == 0 || isPseudo(p) {
@@ -86,7 +86,7 @@ func isPseudo(p string) bool {
 	if err := unix.Statfs(p, &st); err != nil {
 		return false
 	}
-	switch int64(st.Type) {
+	switch st.Type {
 	case unix.PROC_SUPER_MAGIC, unix.SYSFS_MAGIC, unix.CGROUP_SUPER_MAGIC, unix.CGROUP2_SUPER_MAGIC:
 		return true
 	}

@@ -64,7 +64,7 @@ func runChild(dir string) int {
 		return 1
 	}
 	fmt.Fprintf(os.Stderr, "debug=%s\n", l.Addr())
-	go http.Serve(l, http.HandlerFunc(inside)) //nolint:errcheck,gosec // lives as long as the test
+	go http.Serve(l, http.HandlerFunc(inside)) // as long as the test lives
 	return guest.Main(os.Args[1:], os.Stderr)
 }
 
@@ -150,7 +150,7 @@ func (b *box) run(flags []string) {
 		}
 		if _, addr, ok := strings.Cut(lines.Text(), "msg=listening addr="); ok {
 			b.base = "http://" + addr
-			go io.Copy(io.Discard, stderr) //nolint:errcheck // ends with the child
+			go io.Copy(io.Discard, stderr) // ends with the child
 			return
 		}
 		b.t.Log(lines.Text())
@@ -230,7 +230,7 @@ func (b *box) fails(status int, code, method, target, body string, headers ...st
 		b.t.Errorf("%s %.80s: %d with no JSON error: %.200q", method, target, got, content)
 	}
 	if got != status || e.Error.Code != code || e.Error.Message == "" {
-		b.t.Errorf("%s %.80s %.80s: got %d %+v, want %d %s", method, target, body, got, e.Error, status, code)
+		b.t.Errorf("%s %.200s %.80q: got %d %+v, want %d %s", method, target, body, got, e.Error, status, code)
 	}
 	return e.Error.Message
 }

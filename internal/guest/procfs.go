@@ -20,7 +20,7 @@ func (s *procScanner) each(fn func(pid int)) error {
 	if err != nil {
 		return err
 	}
-	defer unix.Close(fd)
+	defer closeFD(fd)
 	for {
 		n, err := unix.Getdents(fd, s.dir[:])
 		if err == unix.EINTR {
@@ -62,7 +62,7 @@ func (s *procScanner) read(pid int, name string) []byte {
 	if err != nil {
 		return nil
 	}
-	defer unix.Close(fd)
+	defer closeFD(fd)
 	n, err := unix.Read(fd, s.file[:])
 	if err != nil || n <= 0 {
 		return nil

@@ -71,7 +71,7 @@ func (p *pump) finish() {
 // drain reads a pipe to nowhere until its last writer is gone, then closes it. While nothing comes it holds no buffer:
 // a service left behind may live as long as the sandbox.
 func drain(file *os.File) {
-	defer file.Close()
+	defer closeRead(file)
 	raw, err := file.SyscallConn()
 	if err != nil {
 		return

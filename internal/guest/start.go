@@ -1,6 +1,7 @@
 package guest
 
 import (
+	"errors"
 	"fmt"
 	"net/http"
 	"os"
@@ -44,13 +45,13 @@ func (s *Server) start(c *command) (*execution, error) {
 	if err != nil {
 		return nil, err
 	}
-	defer syscall.Close(stdoutW)
+	defer closeFD(stdoutW)
 	stderr, stderrW, err := outputPipe()
 	if err != nil {
 		_ = stdout.Close()
 		return nil, err
 	}
-	defer syscall.Close(stderrW)
+	defer closeFD(stderrW)
 	p, err := s.processes.start(file, c.argv, &syscall.ProcAttr{
 		Dir:   c.dir,
 		Env:   environ(c.env),
@@ -82,7 +83,7 @@ func outputPipe() (read *os.File, write int, err error) {
 
 // startFailure tells the command's own failures (the codes of a shell) from the sandbox's.
 func startFailure(c *command, err error) (*execution, error) {
-	errno, ok := err.(syscall.Errno)
+	errno, ok := errors.AsType[syscall.Errno](err)
 	if !ok {
 		return nil, fmt.Errorf("starting the command: %w", err)
 	}
@@ -128,6 +129,9 @@ func findExecutable(name, pathVar, dir string) (found string, code int, message 
 	}
 	return "", exitNotFound, name + ": not found\n"
 }
+
+// closeFD closes a descriptor whose close can't lose anything.
+func closeFD(fd int) { _ = syscall.Close(fd) }
 
 // pending is how many bytes are in a pipe now.
 func pending(f *os.File) int {

@@ -2,6 +2,7 @@ package guest_test
 
 import (
 	"bufio"
+	"errors"
 	"io"
 	"net/http"
 	"os"
@@ -36,7 +37,7 @@ func (b *box) stream(r request) *stream {
 func (s *stream) next() (event guestapi.ExecEvent, ok bool) {
 	s.t.Helper()
 	line, err := s.lines.ReadString('\n')
-	if err == io.EOF && line == "" {
+	if errors.Is(err, io.EOF) && line == "" {
 		return event, false
 	}
 	if err != nil {

@@ -29,7 +29,7 @@ func unpackTar(dir string, content io.Reader, own owner) (int64, error) {
 	if err != nil {
 		return 0, fileError(err, dir, true)
 	}
-	defer root.Close()
+	defer closeRead(root)
 	b := &body{r: content}
 	u := &unpacker{root: root, own: own, body: b, buf: make([]byte, copyBuffer)}
 	archive := tar.NewReader(b)
@@ -143,7 +143,7 @@ func (u *unpacker) file(name string, h *tar.Header, content io.Reader) error {
 		if err != nil {
 			return err
 		}
-		defer file.Close()
+		defer func() { _ = file.Close() }() // after an error; else it is closed below
 		n, err := io.CopyBuffer(struct{ io.Writer }{file}, content, u.buf)
 		if err == nil && u.own.uid != 0 {
 			err = file.Chown(u.own.uid, u.own.gid)
@@ -168,6 +168,9 @@ func (u *unpacker) link(target, name string, h *tar.Header) error {
 		return badRequest("the archive's entry %q is a hard link to itself", h.Name)
 	}
 	info, err := u.root.Lstat(target)
+	if errors.Is(err, fs.ErrNotExist) {
+		return badRequest("the archive's entry %q is a hard link to %q, which is not there", h.Name, h.Linkname)
+	}
 	if err != nil {
 		return err
 	}

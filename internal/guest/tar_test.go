@@ -99,6 +99,7 @@ func TestTarDoesNotEscape(t *testing.T) {
 		"name too long":      {{name: strings.Repeat("a", 256), body: "x"}},
 		"file as directory":  {{name: "f", body: "x"}, {name: "f/g", body: "x"}},
 	}
+	hostile["hard link to nothing"] = []tarEntry{{name: "h", kind: tar.TypeLink, link: "none"}}
 	for name, entries := range hostile {
 		b.fails(400, "bad_request", "POST", "/files?format=tar&"+q(b.path("dst/"+strings.ReplaceAll(name, " ", "-"))), makeTar(t, entries...))
 	}

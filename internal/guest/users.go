@@ -39,7 +39,7 @@ func lookupUser(nameOrUID string) (*account, error) {
 		}
 		return nil, badRequest("user %q is unknown", nameOrUID)
 	}
-	defer passwd.Close()
+	defer closeRead(passwd)
 	a := findAccount(passwd, nameOrUID)
 	if a == nil {
 		if nameOrUID == "root" || nameOrUID == "0" {
@@ -51,7 +51,7 @@ func lookupUser(nameOrUID string) (*account, error) {
 	if err != nil {
 		return a, nil // no groups file, no groups
 	}
-	defer group.Close()
+	defer closeRead(group)
 	a.groups = findGroups(group, a.name, a.gid)
 	return a, nil
 }
@@ -97,8 +97,11 @@ func findGroups(group io.Reader, user string, primary uint32) []uint32 {
 			continue
 		}
 		gid, err := strconv.ParseUint(f[2], 10, 32)
-		if err == nil && uint32(gid) != primary && !slices.Contains(groups, uint32(gid)) {
-			groups = append(groups, uint32(gid))
+		if err != nil {
+			continue
+		}
+		if id := uint32(gid); id != primary && !slices.Contains(groups, id) {
+			groups = append(groups, id)
 		}
 	}
 	return groups

@@ -12,6 +12,9 @@ import (
 // errTooMany ends a walk that met more entries than it may.
 var errTooMany = errors.New("too many entries")
 
+// closeRead closes something that was only read from, where a failure means nothing.
+func closeRead(c io.Closer) { _ = c.Close() }
+
 // walker goes through a tree in order of names, parents first. It follows no symlink, and what vanishes while it looks
 // is left out. Its memory is bounded by max: no more names than that are ever held.
 type walker struct {
@@ -59,7 +62,7 @@ func readNames(dir string, limit int) ([]string, error) {
 	if err != nil {
 		return nil, err
 	}
-	defer d.Close()
+	defer closeRead(d)
 	var names []string
 	for {
 		some, err := d.Readdirnames(1024)

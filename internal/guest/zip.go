@@ -19,7 +19,7 @@ const maxZipEntries = 100000
 // sendZip streams a directory as a zip whose entries begin with the directory's name. Symlinks, special files and the
 // kernel's own file systems are skipped.
 func sendZip(w http.ResponseWriter, r *http.Request, dir string) error {
-	count := walker{max: maxZipEntries, seen: func(p string, info fs.FileInfo) error { return skipPseudo(p, info) }}
+	count := walker{max: maxZipEntries, seen: skipPseudo}
 	if err := count.walk(dir, maxPathDepth); errors.Is(err, errTooMany) {
 		return tooLarge("%s has more than %d entries", dir, maxZipEntries)
 	} else if err != nil {
@@ -83,10 +83,10 @@ func addToZip(archive *zip.Writer, p, name string, info fs.FileInfo, buf []byte)
 		return err
 	}
 	file, _, err := openRegular(p)
-	if err != nil {
-		return nil //nolint:nilerr // it vanished or was exchanged since it was listed
+	if err != nil { // it vanished or was exchanged since it was listed
+		return nil
 	}
-	defer file.Close()
+	defer closeRead(file)
 	entry, err := archive.CreateHeader(header)
 	if err != nil {
 		return err

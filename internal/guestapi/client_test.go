@@ -150,7 +150,7 @@ func TestWaitReadyAnswersSoonAfterTheAgentIsUp(t *testing.T) {
 	}
 	up := time.Now()
 	srv := &http.Server{Handler: http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { fmt.Fprint(w, `{}`) })}
-	go srv.Serve(l) //nolint:errcheck // ends with Close
+	go srv.Serve(l) // ends with Close
 	t.Cleanup(func() { _ = srv.Close() })
 	delay := (<-ready).Sub(up)
 	t.Logf("ready %s after the agent was up", delay)
