@@ -108,6 +108,7 @@ func openGVisorHost(ctx context.Context, hc HostConfig) (_ Host, err error) {
 	h.Node, err = node.New(ctx, node.Config{
 		Dir: paths.instances, Drivers: h.versions, Slots: slots, Images: h.images, Snapshots: snapshots,
 		Metrics: hc.Metrics, Logger: hc.Logger, WarmPool: hc.Config.WarmPoolSize,
+		MaxProcesses: hc.Config.PIDsLimit,
 	})
 	if err != nil {
 		return nil, err

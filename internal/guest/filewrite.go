@@ -10,6 +10,7 @@ import (
 	"path"
 	"path/filepath"
 	"syscall"
+	"time"
 
 	"github.com/superserve/superserve/internal/guestapi"
 )
@@ -18,6 +19,8 @@ const (
 	newFileMode = 0o644
 	newDirMode  = 0o755
 	copyBuffer  = 128 << 10
+	// refusalTime is how long the rest of a refused upload is taken.
+	refusalTime = 5 * time.Second
 )
 
 // writeFile serves POST /files.
@@ -36,10 +39,22 @@ func (s *Server) writeFile(w http.ResponseWriter, r *http.Request) error {
 		return badRequest("format must be tar or absent")
 	}
 	if err != nil {
-		return err
+		refuseUpload(w, r, err)
+		return nil
 	}
 	writeJSON(w, http.StatusOK, guestapi.FileWritten{Path: p, Size: size})
 	return nil
+}
+
+// refuseUpload answers while the body may still be coming, and then takes the rest of it for a while: closing the
+// connection under a client that is still sending would often destroy the answer before it is read.
+func refuseUpload(w http.ResponseWriter, r *http.Request, err error) {
+	rc := http.NewResponseController(w)
+	_ = rc.EnableFullDuplex() // else Go reads much of the body before it sends the answer
+	writeError(w, err)
+	_ = rc.Flush()
+	_ = rc.SetReadDeadline(time.Now().Add(refusalTime))
+	_, _ = io.Copy(io.Discard, r.Body)
 }
 
 // body remembers an error of reading the client's bytes, so that it can be told from one of writing them.

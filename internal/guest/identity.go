@@ -57,6 +57,9 @@ func (s *Server) initialise(w http.ResponseWriter, r *http.Request) error {
 	}
 	if req.MaxProcesses > 0 {
 		next.maxProcesses = req.MaxProcesses
+		if err := s.processes.setLimit(req.MaxProcesses); err != nil {
+			return unavailable("limiting processes failed: %s", err)
+		}
 	}
 	s.identity.Store(next)
 	if req.Hostname != "" {

@@ -26,7 +26,8 @@ const gcPercent = 50
 // Main is the whole of boxd. It returns only when it can't begin; the result is the exit code.
 //
 // Flags: -listen (address, default 0.0.0.0:49160), -max-processes (default 2048, 0: no limit), -keepalive (of event
-// streams, default 15s). The secret comes in guestapi.SecretEnv, which Main removes from the environment.
+// streams, default 15s). The secret comes in guestapi.SecretEnv, which Main removes from the environment. With
+// guestapi.MaxProcessesEnv the sandbox's kernel enforces that limit, and boxd does not begin when it can't be set up.
 func Main(args []string, stderr io.Writer) int {
 	flags := flag.NewFlagSet("boxd", flag.ContinueOnError)
 	flags.SetOutput(stderr)
@@ -44,6 +45,10 @@ func Main(args []string, stderr io.Writer) int {
 	})
 	if err != nil {
 		fmt.Fprintf(stderr, "boxd: %s (set %s)\n", err, guestapi.SecretEnv)
+		return 1
+	}
+	if err := server.limitTasks(os.Getenv(guestapi.MaxProcessesEnv)); err != nil {
+		fmt.Fprintf(stderr, "boxd: %s\n", err)
 		return 1
 	}
 	l, err := Listen(*listen)

@@ -36,6 +36,8 @@ func (p *process) exitCode() int {
 // waits for it. mu is held across a start and its entry in the table, and across a wait and the entry's removal: a
 // status can't arrive before its process is known, and a process id can't be taken for a later owner's.
 type processTable struct {
+	limit *taskLimit // nil: commands start without a limit of their own
+
 	mu      sync.Mutex
 	running map[int]*process
 }
@@ -47,7 +49,7 @@ func newProcessTable() *processTable { return &processTable{running: make(map[in
 func (t *processTable) start(path string, argv []string, attr *syscall.ProcAttr, timeout time.Duration) (*process, error) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	pid, err := syscall.ForkExec(path, argv, attr)
+	pid, err := t.fork(func() (int, error) { return syscall.ForkExec(path, argv, attr) })
 	if err != nil {
 		return nil, err
 	}
@@ -57,6 +59,21 @@ func (t *processTable) start(path string, argv []string, attr *syscall.ProcAttr,
 		p.timer = time.AfterFunc(timeout, func() { t.expire(p) })
 	}
 	return p, nil
+}
+
+func (t *processTable) fork(start func() (int, error)) (int, error) {
+	if t.limit == nil {
+		return start()
+	}
+	return t.limit.fork(start)
+}
+
+// setLimit changes how many processes and threads commands may have, where the kernel enforces that.
+func (t *processTable) setLimit(limit int) error {
+	if t.limit == nil {
+		return nil
+	}
+	return t.limit.set(limit)
 }
 
 // expire kills the group of a process that is still there. After the reaping its number may be another's.

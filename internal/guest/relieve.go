@@ -1,18 +1,33 @@
 package guest
 
 import (
+	"fmt"
 	"net/http"
 	"os"
+	"strconv"
 
 	"golang.org/x/sys/unix"
 
 	"github.com/superserve/superserve/internal/guestapi"
 )
 
-// checkProcessCount refuses a new command while the sandbox has too many processes.
+// limitTasks has the kernel limit the processes of commands; setting is the environment's, "" for no such limit.
+func (s *Server) limitTasks(setting string) error {
+	if setting == "" {
+		return nil
+	}
+	limit, err := strconv.Atoi(setting)
+	if err != nil || limit < 1 {
+		return fmt.Errorf("%s must be a positive number, not %q", guestapi.MaxProcessesEnv, setting)
+	}
+	s.processes.limit, err = newTaskLimit(limit)
+	return err
+}
+
+// checkProcessCount refuses a new command while the sandbox has too many processes, where the kernel doesn't.
 func (s *Server) checkProcessCount() error {
 	limit := s.identity.Load().maxProcesses
-	if limit <= 0 {
+	if limit <= 0 || s.processes.limit != nil {
 		return nil
 	}
 	s.relieveMu.Lock()

@@ -83,7 +83,8 @@ func loadRecord(dir string) (rec record, err error) {
 	if err != nil {
 		return rec, err
 	}
-	return rec, json.Unmarshal(raw, &rec)
+	err = json.Unmarshal(raw, &rec)
+	return rec, err
 }
 
 func (m *machine) setPolicy(p sandbox.Policy) {

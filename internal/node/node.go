@@ -58,6 +58,9 @@ type Config struct {
 	Logger    *slog.Logger
 	// WarmPool is how many instances of each template wait ready to be taken, 0 for none.
 	WarmPool int
+	// MaxProcesses is how many processes and threads the commands of one sandbox may have, 0 for what its checkpoint was
+	// made with.
+	MaxProcesses int
 	// MaxStarts bounds how many instances are brought up at the same time, 2 for each CPU when 0: more of them only
 	// make each other slower.
 	MaxStarts int

@@ -43,6 +43,7 @@ func (n *Node) identify(ctx context.Context, m *machine, spec control.StartSpec)
 	secret := newSecret()
 	if err := agent.Init(ctx, guestapi.Init{
 		Secret: secret, Hostname: spec.Hostname, Env: spec.Env, User: spec.User, Workdir: spec.Workdir,
+		MaxProcesses: n.cfg.MaxProcesses,
 	}); err != nil {
 		return fmt.Errorf("giving the sandbox its identity: %w", err)
 	}

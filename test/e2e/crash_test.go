@@ -101,7 +101,7 @@ func TestKillNineAtAnyMoment(t *testing.T) {
 		if sb.Status != client.StatusActive && sb.Status != client.StatusPaused {
 			t.Errorf("%s is %s: %s", sb.Name, sb.Status, sb.FailureReason)
 		}
-		if err := api.DeleteSandbox(t.Context(), string(sb.ID)); err != nil {
+		if err := api.DeleteSandbox(t.Context(), sb.ID); err != nil {
 			t.Error(err)
 		}
 	}
@@ -117,7 +117,7 @@ func (s *server) interrupt(t *testing.T, b *box, operation string, delay time.Du
 	defer cancel()
 	victim := b.id()
 	if operation == "delete" {
-		victim = string(s.createLoose(t).ID)
+		victim = s.createLoose(t).ID
 	}
 	done := make(chan struct{})
 	go func() {

@@ -333,7 +333,7 @@ func (s *server) create(t testing.TB, change ...func(*client.CreateSandboxReques
 		t.Fatalf("create: %v", err)
 	}
 	t.Cleanup(func() {
-		if err := api.DeleteSandbox(context.Background(), string(sb.ID)); err != nil && !client.IsNotFound(err) {
+		if err := api.DeleteSandbox(context.Background(), sb.ID); err != nil && !client.IsNotFound(err) {
 			t.Errorf("delete: %v", err)
 		}
 	})
@@ -343,7 +343,7 @@ func (s *server) create(t testing.TB, change ...func(*client.CreateSandboxReques
 }
 
 // id is the sandbox's id as text.
-func (b *box) id() string { return string(b.ID) }
+func (b *box) id() string { return b.ID }
 
 // use makes the data plane calls use this token.
 func (b *box) use(token string) {

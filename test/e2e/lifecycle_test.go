@@ -164,7 +164,7 @@ func TestFromSnapshot(t *testing.T) {
 	second := shared.create(t, func(r *client.CreateSandboxRequest) {
 		r.Name, r.FromSnapshot, r.EnvVars = "second", snapshot, map[string]string{"WHO": "second"}
 	})
-	if string(second.SourceSnapshotID) != snapshot {
+	if second.SourceSnapshotID != snapshot {
 		t.Errorf("source_snapshot_id %v, want %s", second.SourceSnapshotID, snapshot)
 	}
 	second.assertCounting()
@@ -237,7 +237,7 @@ func TestListFilters(t *testing.T) {
 	if err != nil || total != 3 || len(page) != 2 {
 		t.Fatalf("page of %d, total %d, %v", len(page), total, err)
 	}
-	got := []string{string(page[0].ID), string(page[1].ID)}
+	got := []string{page[0].ID, page[1].ID}
 	if !slices.Equal(got, ids[1:]) {
 		t.Errorf("page %v, want %v (newest first)", got, ids[1:])
 	}
@@ -260,7 +260,7 @@ func TestIdempotencyKey(t *testing.T) {
 			t.Error(err)
 			return
 		}
-		ids[i] = string(sb.ID)
+		ids[i] = sb.ID
 	})
 	if slices.Sort(ids); ids[0] != ids[len(ids)-1] {
 		t.Errorf("five creates with one key made %v", ids)

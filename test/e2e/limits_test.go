@@ -2,6 +2,7 @@ package e2e
 
 import (
 	"context"
+	"fmt"
 	"strconv"
 	"strings"
 	"testing"
@@ -95,4 +96,40 @@ func TestCPULimit(t *testing.T) {
 	if ratio := used.Seconds() / took.Seconds(); ratio > 1.4 {
 		t.Errorf("the sandbox used %.2f CPUs, limited to 1", ratio)
 	}
+}
+
+// Processes are limited by number too: a fork above the limit fails as it does on Linux, commands can still be started
+// to clean up, and afterwards everything works again.
+func TestProcessLimit(t *testing.T) {
+	s := sibling(t, "10.214.0.0/16", map[string]string{"PIDS_LIMIT": "100", "WARM_POOL_SIZE": "0"})
+	b := s.create(t)
+	check := func(when string) {
+		t.Helper()
+		res := b.run(`python3 - <<'P'
+import os, time
+n = 0
+try:
+    while True:
+        if os.fork() == 0:
+            os.setsid(); time.sleep(1000); os._exit(0)
+        n += 1
+except OSError as e:
+    print(n, e.strerror)
+P`)
+		var n int
+		var reason string
+		if _, err := fmt.Sscanf(res.Stdout, "%d %s", &n, &reason); err != nil || n < 50 || n > 120 || reason != "Resource" {
+			t.Fatalf("%s: forking without end gave %+v, want about 100 and EAGAIN", when, res)
+		}
+		if got := b.sh("pgrep -c python3"); atoi(t, got) < 50 {
+			t.Errorf("%s: a command in the full sandbox sees %s processes", when, got)
+		}
+		b.sh("pkill -9 python3")
+		eventually(t, 10*time.Second, "there is room again", func() bool { return b.run("pgrep python3").ExitCode == 1 })
+		b.sh("for i in $(seq 50); do sleep 1 & done; wait")
+	}
+	check("fresh")
+	b.pause()
+	b.resume()
+	check("resumed")
 }

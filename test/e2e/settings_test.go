@@ -67,7 +67,7 @@ func TestRateLimit(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		defer res.Body.Close()
+		res.Body.Close()
 		if res.StatusCode == http.StatusTooManyRequests {
 			limited = res
 		}
