@@ -37,14 +37,27 @@ type server struct {
 	logPath  string
 }
 
-// shared is the server most tests use.
-var shared *server
+// shared is the server most tests use; trusted is an authority that all servers' sandboxes trust.
+var (
+	shared  *server
+	trusted *authority
+)
 
 func TestMain(m *testing.M) { os.Exit(run(m)) }
 
 func run(m *testing.M) (code int) {
 	if _, err := os.Stat(binary); err != nil {
 		fmt.Fprintln(os.Stderr, "bin/superserve is not there: run `make build` first")
+		return 1
+	}
+	dir, err := os.MkdirTemp("", "superserve-e2e-ca-")
+	if err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		return 1
+	}
+	defer os.RemoveAll(dir)
+	if trusted, err = newAuthority(filepath.Join(dir, "ca.pem")); err != nil {
+		fmt.Fprintln(os.Stderr, err)
 		return 1
 	}
 	s, err := newServer("10.210.0.0/16", nil)
@@ -74,6 +87,7 @@ func newServer(cidr string, settings map[string]string) (*server, error) {
 	s := &server{dir: dir, logPath: filepath.Join(dir, "test.log"), settings: map[string]string{
 		"DATA_DIR": filepath.Join(dir, "data"), "NETWORK_CIDR": cidr, "METRICS_LISTEN": freeAddr(), "LISTEN": freeAddr(),
 		"BOOTSTRAP_API_KEY": testKey, "RATE_LIMIT": "10000", "RATE_BURST": "10000", "LOG_LEVEL": "debug",
+		"EXTRA_CA_FILES": trusted.file,
 	}}
 	for k, v := range settings {
 		s.settings[k] = v
