@@ -18,10 +18,14 @@ import (
 //go:embed all:files
 var files embed.FS
 
-// The binaries by their place below a version's directory.
-var layout = [...]struct{ embedded, path string }{
-	{"files/superserve-runsc", "superserve-runsc"},
-	{"files/boxd", filepath.Join("guest", "boxd")},
+// binary is an embedded file and its place below a version's directory.
+type binary struct{ embedded, path string }
+
+func layout() []binary {
+	return []binary{
+		{"files/superserve-runsc", "superserve-runsc"},
+		{"files/boxd", filepath.Join("guest", "boxd")},
+	}
 }
 
 // Runtime is one version on disk.
@@ -85,7 +89,7 @@ func at(dir, version string) Runtime {
 
 func version() (string, error) {
 	sum := sha256.New()
-	for _, f := range layout {
+	for _, f := range layout() {
 		data, err := files.ReadFile(f.embedded)
 		if err != nil {
 			return "", ErrNotBuilt
@@ -105,12 +109,12 @@ func write(dir, target string) error {
 	if err != nil {
 		return err
 	}
-	defer os.RemoveAll(tmp)
+	defer os.RemoveAll(tmp) //nolint:errcheck // gone after the rename
 	// gVisor's file server reads boxd as an unprivileged user.
 	if err := os.Chmod(tmp, 0o755); err != nil {
 		return err
 	}
-	for _, f := range layout {
+	for _, f := range layout() {
 		data, err := files.ReadFile(f.embedded)
 		if err != nil {
 			return err

@@ -144,7 +144,7 @@ func memAvailable() int64 {
 	if err != nil {
 		return 0
 	}
-	defer f.Close() //nolint:errcheck // only read
+	defer f.Close()
 	for lines := bufio.NewScanner(f); lines.Scan(); {
 		if rest, ok := strings.CutPrefix(lines.Text(), "MemAvailable:"); ok {
 			var kib int64

@@ -67,7 +67,7 @@ func (a *App) upload(ctx context.Context, c *client.Client, local string, to loc
 		if err != nil {
 			return err
 		}
-		defer f.Close() //nolint:errcheck // only read
+		defer f.Close()
 		r, size = f, info.Size()
 	}
 	if strings.HasSuffix(to.path, "/") {

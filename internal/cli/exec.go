@@ -108,6 +108,6 @@ func (a *App) execStream(ctx context.Context, c *client.Client, id string, req c
 	if err != nil {
 		return 0, err
 	}
-	defer stream.Close() //nolint:errcheck // only read
+	defer stream.Close()
 	return stream.Copy(a.Out, a.Err)
 }

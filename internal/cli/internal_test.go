@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/superserve/superserve/internal/config"
+	"github.com/superserve/superserve/internal/control"
 	"github.com/superserve/superserve/internal/store"
 )
 
@@ -84,8 +85,8 @@ func TestFirstKeyIsGeneratedOnceAndKept(t *testing.T) {
 	dir := t.TempDir()
 	st := openStore(t, dir)
 	key, err := ensureFirstKey(t.Context(), st, dir, "", time.Now())
-	if err != nil || !config.ValidAPIKey(key) {
-		t.Fatalf("key of the right form %v, error %v", config.ValidAPIKey(key), err)
+	if err != nil || !control.ValidAPIKey(key) {
+		t.Fatalf("key of the right form %v, error %v", control.ValidAPIKey(key), err)
 	}
 	info, err := os.Stat(filepath.Join(dir, keyFileName))
 	if err != nil || info.Mode().Perm() != 0o600 {
@@ -94,7 +95,7 @@ func TestFirstKeyIsGeneratedOnceAndKept(t *testing.T) {
 	if kept, err := readKeyFile(dir); kept != key || err != nil {
 		t.Errorf("another key was kept, or %v", err)
 	}
-	again, err := ensureFirstKey(t.Context(), st, dir, newAPIKey(), time.Now())
+	again, err := ensureFirstKey(t.Context(), st, dir, control.GenerateAPIKey(), time.Now())
 	if again != "" || err != nil || countKeys(t, st) != 1 {
 		t.Errorf("second start: generated %v, error %v, %d keys", again != "", err, countKeys(t, st))
 	}
@@ -103,7 +104,7 @@ func TestFirstKeyIsGeneratedOnceAndKept(t *testing.T) {
 // A crash between writing the file and storing the key must not make a second key.
 func TestFirstKeyAfterACrash(t *testing.T) {
 	dir := t.TempDir()
-	kept := newAPIKey()
+	kept := control.GenerateAPIKey()
 	if err := writeKeyFile(dir, kept); err != nil {
 		t.Fatal(err)
 	}
@@ -117,13 +118,27 @@ func TestFirstKeyAfterACrash(t *testing.T) {
 func TestFirstKeyFromTheOperator(t *testing.T) {
 	dir := t.TempDir()
 	st := openStore(t, dir)
-	given := newAPIKey()
+	given := control.GenerateAPIKey()
 	if generated, err := ensureFirstKey(t.Context(), st, dir, given, time.Now()); generated != "" || err != nil {
 		t.Fatalf("generated %v, error %v", generated != "", err)
 	}
 	assertKey(t, st, given)
 	if _, err := os.Stat(filepath.Join(dir, keyFileName)); !os.IsNotExist(err) {
 		t.Errorf("the operator's key was written to a file: %v", err)
+	}
+}
+
+// The setting takes what later counts as a key and nothing else; internal/config has the rule a second time.
+func TestBootstrapKeyHasTheFormOfAKey(t *testing.T) {
+	secret := strings.Repeat("aB3-_x0Z", 4)
+	for _, key := range []string{
+		control.GenerateAPIKey(), "ss_live_" + secret, "ss_live_" + secret[1:], "ss_live_x" + secret, "ss_test_" + secret,
+		"ss_live_" + secret[:31] + "=", "ss_live_" + secret[:31] + "+", "ss_live_" + secret[:30] + "\r\n", "ss_live_" + secret[:30] + "é",
+	} {
+		_, _, err := config.Load(config.Sources{Environ: []string{"SUPERSERVE_BOOTSTRAP_API_KEY=" + key}})
+		if (err == nil) != control.ValidAPIKey(key) {
+			t.Errorf("%q: valid %v, but as a setting: %v", key, control.ValidAPIKey(key), err)
+		}
 	}
 }
 

@@ -2,7 +2,6 @@ package cli
 
 import (
 	"context"
-	"crypto/sha256"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -14,14 +13,12 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/superserve/superserve/internal/control"
-	"github.com/superserve/superserve/internal/sandbox"
 	"github.com/superserve/superserve/internal/store"
 )
 
 const (
-	defaultTeam  = "default"
-	keyPrefixLen = 16 // as control.APIKey.Prefix
-	maxKeyName   = 64 // characters
+	defaultTeam = "default"
+	maxKeyName  = 64 // characters
 )
 
 // keyCommand works on the database itself, not through a server: whoever may open it may make keys.
@@ -74,7 +71,7 @@ func (a *App) keyCreateCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use: "create", Short: "Create a key and print it, once: only its hash is kept", Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			key := newAPIKey()
+			key := control.GenerateAPIKey()
 			row, err := newKeyRow(name, key, expires, time.Now())
 			if err != nil {
 				return err
@@ -104,27 +101,22 @@ func (a *App) printNewKey(row *control.APIKey, key string) error {
 	return err
 }
 
-// newKeyRow is what the store keeps of a key. expires is a span from now, "" for never.
+// newKeyRow is what the store keeps of a key; the team is still to be set. expires is a span from now, "" for never.
 func newKeyRow(name, key, expires string, now time.Time) (*control.APIKey, error) {
 	if utf8.RuneCountInString(name) > maxKeyName || printable(name) != name {
 		return nil, usagef("--name must be at most %d printable characters", maxKeyName)
 	}
-	row := &control.APIKey{
-		ID: sandbox.NewID(), Name: name, Prefix: key[:keyPrefixLen], Hash: sha256.Sum256([]byte(key)),
-		CreatedAt: now.UTC().Truncate(time.Microsecond),
+	if expires == "" {
+		return control.NewAPIKey("", name, key, now, nil), nil
 	}
-	if expires != "" {
-		span, err := parseSpan("expires", expires)
-		if err != nil {
-			return nil, err
-		}
-		if span == 0 {
-			return nil, usagef("--expires must be more than 0s")
-		}
-		at := row.CreatedAt.Add(span)
-		row.ExpiresAt = &at
+	span, err := parseSpan("expires", expires)
+	if err != nil {
+		return nil, err
 	}
-	return row, nil
+	if span == 0 {
+		return nil, usagef("--expires must be more than 0s")
+	}
+	return control.NewAPIKey("", name, key, now, new(now.Add(span))), nil
 }
 
 func (a *App) keyListCommand() *cobra.Command {
@@ -165,7 +157,7 @@ func keyStatus(k *control.APIKey, now time.Time) string {
 	switch {
 	case k.RevokedAt != nil:
 		return "revoked"
-	case k.ExpiresAt != nil && !now.Before(*k.ExpiresAt):
+	case k.Expired(now):
 		return "expired"
 	}
 	return "valid"
@@ -231,7 +223,7 @@ func ensureFirstKey(ctx context.Context, st control.Store, dataDir, given string
 		}
 	}
 	if key == "" {
-		key = newAPIKey()
+		key = control.GenerateAPIKey()
 		generated = key
 		if err := writeKeyFile(dataDir, key); err != nil {
 			return "", err

@@ -30,7 +30,7 @@ func lockDataDir(dir string) (release func() error, err error) {
 		return nil, fmt.Errorf("opening the data directory's lock: %w", err)
 	}
 	if err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
-		defer f.Close() //nolint:errcheck // nothing was written
+		defer f.Close() // nothing was written
 		if errors.Is(err, unix.EWOULDBLOCK) {
 			return nil, fmt.Errorf("%s: %w (process %s); stop it first or choose another --data-dir", dir, errLocked, lockOwner(name))
 		}
@@ -65,7 +65,7 @@ func runningServer(dir string) (pid int, ok bool, err error) {
 	if err != nil {
 		return 0, false, fmt.Errorf("reading the pid file: %w", err)
 	}
-	defer f.Close() //nolint:errcheck // only read
+	defer f.Close()
 	err = unix.Flock(int(f.Fd()), unix.LOCK_SH|unix.LOCK_NB)
 	if err == nil {
 		return 0, false, nil // closing releases it

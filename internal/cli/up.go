@@ -124,7 +124,7 @@ func (a *App) startInBackground(dataDir string, args []string) (ended <-chan err
 	if err != nil {
 		return nil, fmt.Errorf("opening the log: %w", err)
 	}
-	defer log.Close() //nolint:errcheck // the child has its own
+	defer log.Close() // the child has its own
 	cmd := exec.Command(self, args...)
 	// Standard output gets the generated key, which belongs in no log; nil is /dev/null.
 	cmd.Stderr, cmd.Env = log, a.Environ
@@ -198,7 +198,7 @@ func tailOf(name string) string {
 	if err != nil {
 		return "there is no log"
 	}
-	defer f.Close() //nolint:errcheck // only read
+	defer f.Close()
 	if info, err := f.Stat(); err == nil && info.Size() > logTail {
 		if _, err := f.Seek(-logTail, io.SeekEnd); err != nil {
 			return "the log cannot be read"

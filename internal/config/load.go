@@ -143,15 +143,16 @@ func (c *Config) validate() error {
 		return fmt.Errorf("setting database: the value that %s gives must start with sqlite:/// or postgres://",
 			c.Origin("database"))
 	}
-	if c.BootstrapAPIKey != "" && !ValidAPIKey(c.BootstrapAPIKey) {
+	if c.BootstrapAPIKey != "" && !validAPIKey(c.BootstrapAPIKey) {
 		return fmt.Errorf("setting bootstrap-api-key: the value of %s must be ss_live_ and 32 base64url characters",
 			c.Origin("bootstrap-api-key"))
 	}
 	return nil
 }
 
-// ValidAPIKey says whether s has the form of an API key: ss_live_ and 32 base64url characters.
-func ValidAPIKey(s string) bool {
+// validAPIKey says whether s has the form of an API key: ss_live_ and 32 base64url characters. It repeats
+// control.ValidAPIKey, because this package imports no other.
+func validAPIKey(s string) bool {
 	rest, ok := strings.CutPrefix(s, "ss_live_")
 	if !ok || len(rest) != 32 {
 		return false

@@ -232,7 +232,7 @@ func scenarios() map[string]scenario {
 		}, func(t *testing.T, w *world, s *control.Service, id string, _ bool) { wantMemory(t, w, s, id) }},
 		"delete active": {activeBox, remove, gone},
 		"delete paused": {pausedBox, remove, gone},
-		"create from snapshot": {func(w *world, s *control.Service) string { return pausedBox(w, s) },
+		"create from snapshot": {pausedBox,
 			func(ctx context.Context, w *world, s *control.Service, id string) error {
 				_, err := s.CreateSandbox(ctx, w.team, control.CreateRequest{Name: "copy", FromSnapshot: w.row(id).SnapshotID})
 				return err
@@ -296,7 +296,7 @@ func killTwice(t *testing.T, sc scenario, at, again int) (recovered bool) {
 		ended := make(chan struct{})
 		go func() {
 			defer close(ended)
-			doomed.Start(context.Background()) //nolint:errcheck // it may be killed in it
+			doomed.Start(context.Background()) // it may be killed in it
 		}()
 		t.Cleanup(func() {
 			close(c.release)

@@ -133,7 +133,7 @@ func (s *Service) createFrom(ctx context.Context, p Principal, req *CreateReques
 	if err != nil {
 		return nil, nil, err
 	}
-	earlier, err = detach(s, ctx, func(ctx context.Context) (*IdempotencyKey, error) {
+	earlier, err = detach(ctx, s, func(ctx context.Context) (*IdempotencyKey, error) {
 		return s.bringUp(ctx, sb, spec, idem)
 	})
 	if err != nil || earlier != nil {

@@ -17,7 +17,7 @@ func (s *Service) DeleteSandbox(ctx context.Context, p Principal, id string) (er
 	if err != nil {
 		return err
 	}
-	_, err = detach(s, ctx, func(ctx context.Context) (struct{}, error) {
+	_, err = detach(ctx, s, func(ctx context.Context) (struct{}, error) {
 		mine, err := s.markDeleting(ctx, sb)
 		if err != nil {
 			return struct{}{}, err

@@ -126,7 +126,7 @@ func FuzzHostname(f *testing.F) {
 }
 
 func TestValidAPIKeyIsCanonical(t *testing.T) {
-	if validAPIKey("ss_live_" + strings.Repeat("A", 30) + "\r\n") {
+	if ValidAPIKey("ss_live_" + strings.Repeat("A", 30) + "\r\n") {
 		t.Error("line breaks pass")
 	}
 }

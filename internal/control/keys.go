@@ -25,7 +25,7 @@ const (
 // Authenticate finds who an API key belongs to. A key that is malformed, unknown, revoked or expired is unauthorized
 // with the same words. The key is looked up every time, so that a revocation holds at once.
 func (s *Service) Authenticate(ctx context.Context, apiKey string) (Principal, error) {
-	if !validAPIKey(apiKey) {
+	if !ValidAPIKey(apiKey) {
 		return Principal{}, errAPIKey()
 	}
 	k, err := s.store.APIKeyByHash(ctx, sha256.Sum256([]byte(apiKey)))
@@ -36,7 +36,7 @@ func (s *Service) Authenticate(ctx context.Context, apiKey string) (Principal, e
 		return Principal{}, storeError("looking up the API key", err)
 	}
 	now := s.now()
-	if k.RevokedAt != nil || k.ExpiresAt != nil && !now.Before(*k.ExpiresAt) {
+	if k.RevokedAt != nil || k.Expired(now) {
 		return Principal{}, errAPIKey()
 	}
 	if s.touched.due(k, now) {
@@ -51,8 +51,15 @@ func errAPIKey() error {
 	return sandbox.Errorf(sandbox.CodeUnauthorized, "a valid API key is needed in the X-API-Key header")
 }
 
-// validAPIKey says whether text has the form of a key: ss_live_ and 32 characters of base64url.
-func validAPIKey(text string) bool {
+// GenerateAPIKey makes the text of a new key: ss_live_ and 32 characters of base64url, 192 random bits.
+func GenerateAPIKey() string {
+	secret := make([]byte, apiKeyRandom)
+	rand.Read(secret) // crypto/rand.Read never fails; it ends the program instead
+	return apiKeyPrefix + base64.RawURLEncoding.EncodeToString(secret)
+}
+
+// ValidAPIKey says whether text has the form of a key, as GenerateAPIKey makes it.
+func ValidAPIKey(text string) bool {
 	secret, ok := strings.CutPrefix(text, apiKeyPrefix)
 	if !ok || len(secret) != base64.RawURLEncoding.EncodedLen(apiKeyRandom) || strings.ContainsAny(secret, "\r\n") {
 		return false
@@ -61,15 +68,28 @@ func validAPIKey(text string) bool {
 	return err == nil
 }
 
+// NewAPIKey is what the store keeps of the key with the given text, which must be valid; the name is taken as it is.
+// Times are kept in UTC to the microsecond; expires nil means never.
+func NewAPIKey(teamID, name, text string, now time.Time, expires *time.Time) *APIKey {
+	if expires != nil {
+		expires = new(expires.UTC().Truncate(time.Microsecond))
+	}
+	return &APIKey{
+		ID: sandbox.NewID(), TeamID: teamID, Name: name, Prefix: text[:apiKeyShown],
+		Hash: sha256.Sum256([]byte(text)), CreatedAt: now.UTC().Truncate(time.Microsecond), ExpiresAt: expires,
+	}
+}
+
+// Expired says whether the key's time is over; it is at ExpiresAt itself.
+func (k *APIKey) Expired(now time.Time) bool { return k.ExpiresAt != nil && !now.Before(*k.ExpiresAt) }
+
 // CreateAPIKey makes a key for a team. Its text is returned here and never again: only its SHA-256 is stored. expires
 // nil means never.
 func (s *Service) CreateAPIKey(ctx context.Context, teamID, name string, expires *time.Time) (*APIKey, string, error) {
 	if expires != nil && !expires.After(s.now()) {
 		return nil, "", sandbox.Errorf(sandbox.CodeBadRequest, "expires_at must be in the future")
 	}
-	secret := make([]byte, apiKeyRandom)
-	rand.Read(secret) //nolint:errcheck // crypto/rand.Read never fails; it ends the program instead
-	text := apiKeyPrefix + base64.RawURLEncoding.EncodeToString(secret)
+	text := GenerateAPIKey()
 	k, err := s.insertAPIKey(ctx, teamID, name, text, expires)
 	if err != nil {
 		return nil, "", err
@@ -80,7 +100,7 @@ func (s *Service) CreateAPIKey(ctx context.Context, teamID, name string, expires
 // ImportAPIKey makes a given text a key of the team. Importing it again changes nothing: one that was revoked stays
 // revoked. It is a conflict when another team has it.
 func (s *Service) ImportAPIKey(ctx context.Context, teamID, name, text string) (*APIKey, error) {
-	if !validAPIKey(text) {
+	if !ValidAPIKey(text) {
 		return nil, sandbox.Errorf(sandbox.CodeBadRequest, "an API key must be ss_live_ followed by 32 characters of A-Z, a-z, 0-9, - and _")
 	}
 	k, err := s.insertAPIKey(ctx, teamID, name, text, nil)
@@ -102,13 +122,7 @@ func (s *Service) insertAPIKey(ctx context.Context, teamID, name, text string, e
 	if err != nil {
 		return nil, err
 	}
-	if expires != nil {
-		expires = new(expires.UTC().Truncate(time.Microsecond))
-	}
-	k := &APIKey{
-		ID: sandbox.NewID(), TeamID: teamID, Name: name, Prefix: text[:apiKeyShown],
-		Hash: sha256.Sum256([]byte(text)), CreatedAt: s.now(), ExpiresAt: expires,
-	}
+	k := NewAPIKey(teamID, name, text, s.now(), expires)
 	if err := s.store.InsertAPIKey(ctx, k); err != nil {
 		return nil, storeError("storing the API key", err)
 	}

@@ -133,7 +133,7 @@ func (s *Service) admit(ctx context.Context) error {
 
 // detach runs op so that it goes on when the caller leaves: half a create or pause helps nobody. op's context keeps
 // ctx's values (such as the request id), not its end, and is bounded by OperationTimeout.
-func detach[T any](s *Service, ctx context.Context, op func(context.Context) (T, error)) (T, error) {
+func detach[T any](ctx context.Context, s *Service, op func(context.Context) (T, error)) (T, error) {
 	type result struct {
 		value T
 		err   error

@@ -21,7 +21,7 @@ func (s *Service) PatchSandbox(ctx context.Context, p Principal, id string, req 
 	if err := patchable(sb, req); err != nil {
 		return err // at once, without waiting for the operation that is under way
 	}
-	_, err = detach(s, ctx, func(ctx context.Context) (struct{}, error) {
+	_, err = detach(ctx, s, func(ctx context.Context) (struct{}, error) {
 		return struct{}{}, s.exclusive(ctx, id, func(ctx context.Context, sb *sandbox.Sandbox) error {
 			if err := patchable(sb, req); err != nil {
 				return err

@@ -190,11 +190,10 @@ func TestDeletesAtTheSameTime(t *testing.T) {
 	close(g.open)
 	deleted := 0
 	for range 20 {
-		switch err := <-done; {
-		case err == nil:
-			deleted++
-		default:
+		if err := <-done; err != nil {
 			wantCode(t, err, sandbox.CodeNotFound)
+		} else {
+			deleted++
 		}
 	}
 	if deleted == 0 {

@@ -18,7 +18,7 @@ func (s *Service) ResumeSandbox(ctx context.Context, p Principal, id string) (*s
 	if err := resumable(sb); err != nil {
 		return nil, err // at once, without waiting for the operation that is under way
 	}
-	return detach(s, ctx, func(ctx context.Context) (resumed *sandbox.Sandbox, err error) {
+	return detach(ctx, s, func(ctx context.Context) (resumed *sandbox.Sandbox, err error) {
 		err = s.exclusive(ctx, id, func(ctx context.Context, sb *sandbox.Sandbox) (err error) {
 			if err := resumable(sb); err != nil {
 				return err
@@ -66,7 +66,7 @@ func (s *Service) ActivateSandbox(ctx context.Context, p Principal, id string) (
 func (s *Service) wake(ctx context.Context, id string) (*sandbox.Sandbox, error) {
 	shared := s.wakes.DoChan(id, func() (any, error) {
 		// Not bound to the first caller; the lock inside waits for a pause or resume that is under way.
-		return detach(s, context.WithoutCancel(ctx), func(ctx context.Context) (*sandbox.Sandbox, error) {
+		return detach(context.WithoutCancel(ctx), s, func(ctx context.Context) (*sandbox.Sandbox, error) {
 			return s.wakeOnce(ctx, id)
 		})
 	})

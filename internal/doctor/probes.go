@@ -158,10 +158,10 @@ func probeData(dir string) (facts DataFacts, err error) {
 	if err := unix.Statfs(dir, &st); err != nil {
 		return facts, fmt.Errorf("looking at the file system: %w", err)
 	}
-	facts.FileSystem = fileSystemName(int64(st.Type)) //nolint:unconvert // 32 bits on some architectures
+	facts.FileSystem = fileSystemName(st.Type)
 	facts.FreeBytes = st.Bavail * uint64(st.Bsize)
 	for flag, name := range map[int64]string{unix.ST_NOEXEC: "noexec", unix.ST_NODEV: "nodev", unix.ST_RDONLY: "ro"} {
-		if int64(st.Flags)&flag != 0 {
+		if st.Flags&flag != 0 {
 			facts.Options += name + ","
 		}
 	}

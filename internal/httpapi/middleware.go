@@ -45,7 +45,8 @@ func (rec *recorder) Write(p []byte) (int, error) {
 }
 
 // observe gives the request its id, turns a panic into a 500 and writes the access log: one line for each request,
-// without query, headers or body, which can hold secrets.
+// without query, headers or body, which can hold secrets. Health checks come every few seconds and say nothing new, so
+// they are logged at debug level.
 func (s *server) observe(next func(http.ResponseWriter, *http.Request)) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		start := time.Now()
@@ -82,8 +83,14 @@ func (s *server) recovered(rec *recorder, r *http.Request, v any) (aborted bool)
 	return false
 }
 
+// probe says which routes are asked by machines that watch the server.
+func probe(pattern string) bool { return pattern == "GET /health" || pattern == "GET /ready" }
+
 func (s *server) logRequest(rec *recorder, r *http.Request, id string, took time.Duration, aborted bool) {
 	level := slog.LevelInfo
+	if probe(rec.route) {
+		level = slog.LevelDebug
+	}
 	attrs := []slog.Attr{
 		slog.String("request_id", id), slog.String("method", r.Method), slog.String("path", r.URL.Path),
 		slog.Int("status", rec.status), slog.Int64("bytes", rec.bytes),

@@ -227,6 +227,25 @@ func TestAccessLogHoldsNoSecrets(t *testing.T) {
 	}
 }
 
+func TestLevelOfTheAccessLog(t *testing.T) {
+	for path, want := range map[string]string{
+		"/health": "DEBUG", "/ready": "DEBUG", "/sandboxes": "INFO", "/health/": "INFO", "/readyz": "INFO",
+	} {
+		r := newRig(t, func(c *httpapi.Config) {
+			c.Ready = func(context.Context) []httpapi.Waiting { return []httpapi.Waiting{{}} } // a 503 of /ready is no failure
+		})
+		r.do(r.request("GET", path, ""))
+		if log := r.log.String(); !strings.Contains(log, `"level":"`+want+`","msg":"request"`) {
+			t.Errorf("GET %s: want it at %s in %s", path, want, log)
+		}
+	}
+	r := newRig(t, func(c *httpapi.Config) { c.Ready = func(context.Context) []httpapi.Waiting { panic("broken") } })
+	r.do(r.request("GET", "/ready", ""))
+	if log := r.log.String(); !strings.Contains(log, `"level":"ERROR","msg":"request"`) {
+		t.Errorf("a check that failed: %s", log)
+	}
+}
+
 func TestPlanes(t *testing.T) {
 	r := newRig(t)
 	host := "boxd-" + sandboxID + "." + domain

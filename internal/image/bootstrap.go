@@ -9,6 +9,8 @@ import (
 	"slices"
 	"strings"
 	"time"
+
+	"github.com/superserve/superserve/internal/durable"
 )
 
 // Bootstrap returns the image of d, making it when the store has none with its source hash. report may be nil; it is
@@ -147,5 +149,5 @@ func (s *Store) commit(out, hash string) (Image, error) {
 	if err := os.Rename(out, filepath.Join(s.dir, id)); err != nil {
 		return Image{}, err
 	}
-	return im, syncDir(s.dir)
+	return im, durable.SyncDir(s.dir)
 }

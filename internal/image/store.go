@@ -13,6 +13,8 @@ import (
 	"slices"
 	"sync"
 	"time"
+
+	"github.com/superserve/superserve/internal/durable"
 )
 
 // The names in a store's directory.
@@ -187,20 +189,5 @@ func writeMeta(dir string, im Image) error {
 	if err != nil {
 		return err
 	}
-	tmp := filepath.Join(dir, metaFile+".new")
-	f, err := os.OpenFile(tmp, os.O_CREATE|os.O_WRONLY|os.O_TRUNC, 0o644)
-	if err != nil {
-		return err
-	}
-	_, err = f.Write(append(data, '\n'))
-	if err == nil {
-		err = f.Sync()
-	}
-	if err = errors.Join(err, f.Close()); err != nil {
-		return err
-	}
-	if err := os.Rename(tmp, filepath.Join(dir, metaFile)); err != nil {
-		return err
-	}
-	return syncDir(dir)
+	return durable.WriteFile(filepath.Join(dir, metaFile), append(data, '\n'), 0o644)
 }

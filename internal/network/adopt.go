@@ -109,10 +109,8 @@ func prefixOf(n *net.IPNet) (netip.Prefix, bool) {
 // Adopt implements Slots. The resolver answers an adopted slot with a temporary failure until the next Apply, because
 // it cannot know which names the slot may ask for.
 func (m *Manager) Adopt(_ context.Context, slot Slot) error {
-	m.mu.Lock()
-	st := m.slots[slot.Index]
-	m.mu.Unlock()
-	if st == nil || st.slot != slot {
+	st := m.find(slot)
+	if st == nil {
 		return fmt.Errorf("network slot %d does not exist", slot.Index)
 	}
 	st.mu.Lock()

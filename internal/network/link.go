@@ -18,7 +18,7 @@ func createLink(slot Slot, mtu int) error {
 	if err != nil {
 		return fmt.Errorf("opening a slot's namespace: %w", err)
 	}
-	defer ns.Close() //nolint:errcheck // opened for reading only
+	defer ns.Close()
 	attrs := netlink.NewLinkAttrs()
 	attrs.Name, attrs.MTU = slot.HostIf, mtu
 	veth := &netlink.Veth{LinkAttrs: attrs, PeerName: guestIf, PeerNamespace: netlink.NsFd(int(ns.Fd()))}

@@ -160,12 +160,20 @@ func (m *Manager) Close(_ context.Context, slot Slot) error {
 	})
 }
 
+// find is nil when there is no such slot: the index is free, or another one's by now.
+func (m *Manager) find(slot Slot) *slotState {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if st := m.slots[slot.Index]; st != nil && st.slot == slot {
+		return st
+	}
+	return nil
+}
+
 // change runs f on an acquired slot, alone.
 func (m *Manager) change(slot Slot, f func(*slotState) error) error {
-	m.mu.Lock()
-	st := m.slots[slot.Index]
-	m.mu.Unlock()
-	if st == nil || st.slot != slot {
+	st := m.find(slot)
+	if st == nil {
 		return fmt.Errorf("network slot %d is not in use", slot.Index)
 	}
 	st.mu.Lock()
@@ -178,10 +186,8 @@ func (m *Manager) change(slot Slot, f func(*slotState) error) error {
 
 // Release implements Slots.
 func (m *Manager) Release(_ context.Context, slot Slot) error {
-	m.mu.Lock()
-	st := m.slots[slot.Index]
-	m.mu.Unlock()
-	if st == nil || st.slot != slot {
+	st := m.find(slot)
+	if st == nil {
 		return nil // released before
 	}
 	st.mu.Lock()

@@ -72,19 +72,21 @@ func (s Status) States() []State {
 
 // transitions are the arrows of the life cycle. A failed sandbox that has a snapshot may be resumed from it; nothing
 // leaves deleting.
-var transitions = map[State][]State{
-	StateCreating: {StateActive, StateDeleting},
-	StateActive:   {StatePausing, StateFailed, StateDeleting},
-	StatePausing:  {StatePaused, StateActive, StateFailed, StateDeleting},
-	StatePaused:   {StateResuming, StateDeleting},
-	StateResuming: {StateActive, StatePaused, StateFailed, StateDeleting},
-	StateFailed:   {StateResuming, StateDeleting},
-	StateDeleting: {},
+func transitions() map[State][]State {
+	return map[State][]State{
+		StateCreating: {StateActive, StateDeleting},
+		StateActive:   {StatePausing, StateFailed, StateDeleting},
+		StatePausing:  {StatePaused, StateActive, StateFailed, StateDeleting},
+		StatePaused:   {StateResuming, StateDeleting},
+		StateResuming: {StateActive, StatePaused, StateFailed, StateDeleting},
+		StateFailed:   {StateResuming, StateDeleting},
+		StateDeleting: {},
+	}
 }
 
 // CanBecome says whether the life cycle has an arrow from s to next.
 func (s State) CanBecome(next State) bool {
-	for _, t := range transitions[s] {
+	for _, t := range transitions()[s] {
 		if t == next {
 			return true
 		}

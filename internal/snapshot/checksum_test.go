@@ -25,7 +25,7 @@ func TestChecksumOfHoles(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		defer f.Close()
+		t.Cleanup(func() { f.Close() })
 		if err := f.Truncate(size); err != nil {
 			t.Fatal(err)
 		}

@@ -149,7 +149,7 @@ func TestKilled(t *testing.T) {
 			fmt.Sscan(lines.Text(), &what, &id)
 			committed[id] = what == "committed"
 		}
-		cmd.Wait() //nolint:errcheck // it was killed
+		cmd.Wait() // it was killed
 		checkLeft(t, dir, committed)
 	}
 }

@@ -10,6 +10,8 @@ import (
 	"slices"
 	"strings"
 	"time"
+
+	"github.com/superserve/superserve/internal/durable"
 )
 
 // Staging is a snapshot being written. It ends with Commit or Abort; a crash ends it too. Not for use by several
@@ -82,7 +84,7 @@ func (st *Staging) sealFiles(ctx context.Context, m *Manifest) error {
 		return err
 	}
 	for _, d := range dirs {
-		if err := syncDir(d); err != nil {
+		if err := durable.SyncDir(d); err != nil {
 			return err
 		}
 	}
@@ -152,7 +154,7 @@ func (st *Staging) writeManifest(_ context.Context, m *Manifest) error {
 	if err = errors.Join(err, f.Sync(), f.Close()); err != nil {
 		return err
 	}
-	return syncDir(st.root)
+	return durable.SyncDir(st.root)
 }
 
 // publish is the last moment at which a cancelled ctx counts.
@@ -170,7 +172,7 @@ func (st *Staging) publish(ctx context.Context, _ *Manifest) error {
 // syncParents: a failure here leaves a snapshot that exists now but might not after a crash. It must not count, so it
 // goes back to where Abort finds it.
 func (st *Staging) syncParents(context.Context, *Manifest) error {
-	err := errors.Join(syncDir(st.store.committed), syncDir(st.store.staging))
+	err := errors.Join(durable.SyncDir(st.store.committed), durable.SyncDir(st.store.staging))
 	if err != nil {
 		err = errors.Join(err, os.Rename(filepath.Join(st.store.committed, st.id), st.root))
 	}
@@ -179,17 +181,4 @@ func (st *Staging) syncParents(context.Context, *Manifest) error {
 
 func openFile(path string) (*os.File, error) {
 	return os.OpenFile(path, os.O_RDONLY|openNoFollow, 0)
-}
-
-// syncDir makes the names in a directory durable.
-func syncDir(dir string) error {
-	d, err := os.Open(dir)
-	if err != nil {
-		return fmt.Errorf("opening a directory to sync it: %w", err)
-	}
-	defer d.Close()
-	if err := d.Sync(); err != nil {
-		return fmt.Errorf("syncing a directory: %w", err)
-	}
-	return nil
 }

@@ -13,6 +13,7 @@ import (
 	"sync"
 	"syscall"
 
+	"github.com/superserve/superserve/internal/durable"
 	"github.com/superserve/superserve/internal/sandbox"
 )
 
@@ -62,7 +63,7 @@ func Open(dir string) (*Store, error) {
 			return nil, fmt.Errorf("closing the snapshot directory to others: %w", err)
 		}
 	}
-	if err := errors.Join(syncDir(dir), syncDir(filepath.Dir(dir))); err != nil {
+	if err := errors.Join(durable.SyncDir(dir), durable.SyncDir(filepath.Dir(dir))); err != nil {
 		return nil, err
 	}
 	return s, nil
@@ -201,7 +202,7 @@ func (s *Store) bury(id string) (grave string, err error) {
 		return "", fmt.Errorf("moving snapshot %s to the trash: %w", id, err)
 	}
 	// Before any file is removed, so that no crash can bring back a directory with files missing.
-	return grave, errors.Join(syncDir(s.committed), syncDir(s.trash))
+	return grave, errors.Join(durable.SyncDir(s.committed), durable.SyncDir(s.trash))
 }
 
 // List returns the ids of the committed snapshots, sorted. A damaged one is listed too: it takes space and can be deleted.

@@ -114,7 +114,7 @@ func holdMigrationLock(t *testing.T, s *Store, url string) (release func()) {
 		t.Fatal(err)
 	}
 	return func() {
-		conn.ExecContext(t.Context(), "SELECT pg_advisory_unlock_all()") //nolint:errcheck // closed on the second call
+		conn.ExecContext(t.Context(), "SELECT pg_advisory_unlock_all()") // closed on the second call
 		conn.Close()
 	}
 }

@@ -8,6 +8,8 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+
+	"github.com/superserve/superserve/internal/durable"
 )
 
 // record is the file that notes which checkpoints were begun for one template.
@@ -56,37 +58,14 @@ func loadRecord(dir, templateID string) (record, error) {
 
 // save writes the record atomically and synced: a checkpoint that was begun must be known after a crash.
 func (r record) save(dir, templateID string) error {
-	if err := r.write(dir, recordPath(dir, templateID)); err != nil {
+	data, err := json.MarshalIndent(r, "", "  ")
+	if err != nil {
+		return fmt.Errorf("writing a template's record: %w", err)
+	}
+	if err := durable.WriteFile(recordPath(dir, templateID), append(data, '\n'), 0o600); err != nil {
 		return fmt.Errorf("writing a template's record: %w", err)
 	}
 	return nil
-}
-
-func (r record) write(dir, name string) error {
-	data, err := json.MarshalIndent(r, "", "  ")
-	if err != nil {
-		return err
-	}
-	f, err := os.OpenFile(name+".new", os.O_CREATE|os.O_WRONLY|os.O_TRUNC, 0o600)
-	if err != nil {
-		return err
-	}
-	_, err = f.Write(append(data, '\n'))
-	if err == nil {
-		err = f.Sync()
-	}
-	if err = errors.Join(err, f.Close()); err != nil {
-		return err
-	}
-	if err := os.Rename(name+".new", name); err != nil {
-		return err
-	}
-	d, err := os.Open(dir)
-	if err != nil {
-		return err
-	}
-	defer d.Close()
-	return d.Sync()
 }
 
 func recordPath(dir, templateID string) string { return filepath.Join(dir, templateID+".json") }

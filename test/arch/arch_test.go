@@ -25,6 +25,7 @@ func allowed() map[string][]string {
 		"internal/config":       {},
 		"internal/guestapi":     {},
 		"internal/bundle":       {},
+		"internal/durable":      {},
 		"internal/blob":         {"internal/sandbox"},
 		"internal/metrics":      {"internal/control", "internal/sandbox", "internal/token"},
 		"internal/control":      {"internal/sandbox", "internal/token"},
@@ -36,9 +37,9 @@ func allowed() map[string][]string {
 		"internal/egress":       {"internal/egress", "internal/sandbox"},
 		"internal/memwatch":     {"internal/sandbox", "internal/runtime", "internal/guestapi"},
 		"internal/runtime":      {"internal/runtime", "internal/sandbox", "internal/guestapi", "internal/bundle"},
-		"internal/snapshot":     {"internal/snapshot", "internal/sandbox", "internal/blob", "internal/runtime"},
-		"internal/image":        {"internal/image", "internal/sandbox"},
-		"internal/template":     {"internal/template", "internal/sandbox", "internal/image"},
+		"internal/snapshot":     {"internal/snapshot", "internal/sandbox", "internal/blob", "internal/runtime", "internal/durable"},
+		"internal/image":        {"internal/image", "internal/sandbox", "internal/durable"},
+		"internal/template":     {"internal/template", "internal/sandbox", "internal/image", "internal/durable"},
 		"internal/doctor":       {},
 		"internal/node":         nodeMayImport(),
 		"internal/cli":          {"*"},
@@ -56,12 +57,14 @@ func nodeMayImport() []string {
 	return []string{
 		"internal/node", "internal/control", "internal/token", "internal/sandbox", "internal/runtime", "internal/network",
 		"internal/egress", "internal/snapshot", "internal/blob", "internal/image", "internal/template",
-		"internal/guestapi", "internal/bundle", "internal/memwatch",
+		"internal/guestapi", "internal/bundle", "internal/memwatch", "internal/durable",
 	}
 }
 
 // standardLibraryOnly lists packages that may use nothing but the standard library besides what allowed gives them.
-func standardLibraryOnly() []string { return []string{"internal/sandbox", "internal/token"} }
+func standardLibraryOnly() []string {
+	return []string{"internal/sandbox", "internal/token", "internal/durable"}
+}
 
 // goPackage is the part of go list's answer that matters here.
 type goPackage struct {

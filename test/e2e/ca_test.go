@@ -41,7 +41,9 @@ func newAuthority(file string) (*authority, error) {
 	return &authority{cert: cert, key: key, file: file}, os.WriteFile(file, block("CERTIFICATE", der), 0o600)
 }
 
-func block(kind string, der []byte) []byte { return pem.EncodeToMemory(&pem.Block{Type: kind, Bytes: der}) }
+func block(kind string, der []byte) []byte {
+	return pem.EncodeToMemory(&pem.Block{Type: kind, Bytes: der})
+}
 
 // issue makes a certificate for a host name, with its key, in one PEM text.
 func (a *authority) issue(t *testing.T, host string) string {

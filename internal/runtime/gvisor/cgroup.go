@@ -28,7 +28,7 @@ type hierarchy struct {
 const cgroupRoot = "/sys/fs/cgroup"
 
 // needed are the controllers without which a limit would not hold.
-var needed = [...]string{"cpu", "memory", "pids"}
+func needed() []string { return []string{"cpu", "memory", "pids"} }
 
 func findHierarchy(root string) (*hierarchy, error) {
 	var st unix.Statfs_t
@@ -36,7 +36,7 @@ func findHierarchy(root string) (*hierarchy, error) {
 		return nil, fmt.Errorf("looking for cgroups at %s: %w", root, err)
 	}
 	h := &hierarchy{root: root, v2: st.Type == unix.CGROUP2_SUPER_MAGIC}
-	for _, controller := range needed {
+	for _, controller := range needed() {
 		if !h.has(controller) {
 			return nil, fmt.Errorf("the cgroup controller %q is not available; without it a sandbox has no limit", controller)
 		}

@@ -18,13 +18,13 @@ func (in *instance) watch() error {
 	}
 	// Only now is it certain that the number means the process it meant when it was recorded.
 	if start, err := processStart(in.record.PID); err != nil || start != in.record.StartTime {
-		unix.Close(fd)
+		_ = unix.Close(fd) // nothing was written
 		return fmt.Errorf("watching process %d: it is another one now", in.record.PID)
 	}
 	file := os.NewFile(uintptr(fd), "pidfd")
 	conn, err := file.SyscallConn()
 	if err != nil {
-		file.Close()
+		_ = file.Close() // nothing was written
 		return fmt.Errorf("watching process %d: %w", in.record.PID, err)
 	}
 	in.watched = true

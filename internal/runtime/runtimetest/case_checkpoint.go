@@ -88,7 +88,15 @@ func (s *suite) tinyFileSystem() string {
 	return dir
 }
 
-func testRestore(s *suite) {
+// kept is the checkpoint of an instance that is gone: it had a file and was counting.
+type kept struct {
+	dir, sum string // where it is, and what it held
+	secret   string // its agent's
+	count    int
+}
+
+func (s *suite) keep() kept {
+	s.Helper()
 	b := s.create()
 	b.run(keepCommand)
 	b.startCounting()
@@ -96,31 +104,28 @@ func testRestore(s *suite) {
 	dir := b.checkpoint()
 	sum := digest(s, dir)
 	b.destroy()
+	return kept{dir: dir, sum: sum, secret: b.spec.AgentSecret, count: before}
+}
 
-	r := s.restore(dir, b.spec.AgentSecret)
+func testRestore(s *suite) {
+	k := s.keep()
+	r := s.restore(k.dir, k.secret)
 	if got := r.run(keptCommand); got != "kept" {
 		s.Fatalf("the file holds %q after the restore", got)
 	}
-	if now := r.count(); now < before {
-		s.Fatalf("the counter was at %d before the checkpoint and is at %d after the restore", before, now)
+	if now := r.count(); now < k.count {
+		s.Fatalf("the counter was at %d before the checkpoint and is at %d after the restore", k.count, now)
 	}
 	r.counts()
 	r.destroy()
-	if digest(s, dir) != sum {
+	if digest(s, k.dir) != k.sum {
 		s.Fatal("the restore changed the checkpoint")
 	}
 }
 
 func testRestoreTwice(s *suite) {
-	b := s.create()
-	b.run(keepCommand)
-	b.startCounting()
-	before := b.count()
-	dir := b.checkpoint()
-	sum := digest(s, dir)
-	b.destroy()
-
-	pair := s.restorePair(dir, b.spec.AgentSecret)
+	k := s.keep()
+	pair := s.restorePair(k.dir, k.secret)
 	pair[0].run("echo first >/kept")
 	pair[0].run("echo mine >/mine")
 	if got := pair[1].run(keptCommand); got != "kept" {
@@ -128,11 +133,11 @@ func testRestoreTwice(s *suite) {
 	}
 	pair[1].fails("cat /mine")
 	for _, r := range pair {
-		r.countsPast(before)
+		r.countsPast(k.count)
 	}
 	pair[0].destroy()
 	pair[1].counts()
-	if digest(s, dir) != sum {
+	if digest(s, k.dir) != k.sum {
 		s.Fatal("the restores changed the checkpoint")
 	}
 }

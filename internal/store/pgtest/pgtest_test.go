@@ -36,7 +36,7 @@ func TestFreshDatabases(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		defer conn.Close(context.Background())
+		t.Cleanup(func() { conn.Close(context.Background()) })
 		if _, err := conn.Exec(context.Background(), "CREATE TABLE same_name (n BIGINT)"); err != nil {
 			t.Errorf("the second database is not a fresh one: %v", err)
 		}
@@ -70,8 +70,8 @@ func TestKilledTestTakesServerWithIt(t *testing.T) {
 		t.Fatal(err)
 	}
 	line, readErr := bufio.NewReader(out).ReadString('\n')
-	child.Process.Kill() //nolint:errcheck // the checks below notice
-	child.Wait()         //nolint:errcheck // it was killed
+	child.Process.Kill() // the checks below notice
+	child.Wait()         // it was killed
 	var dir, startErr string
 	var pid int
 	if _, err := fmt.Sscan(strings.TrimSpace(line), &dir, &pid, &startErr); err != nil || startErr != "<nil>" {

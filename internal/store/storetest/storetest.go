@@ -89,7 +89,7 @@ func RunReopen(t *testing.T, open func() (control.Store, error)) {
 	f.ok(f.Close())
 
 	again := &fixture{T: t, Store: reopen(), ctx: t.Context(), team: f.team, template: f.template}
-	defer again.Close()
+	defer func() { again.ok(again.Close()) }()
 	again.same(again.get(sb.ID), sb)
 	team, err := again.EnsureTeam(again.ctx, "default")
 	again.ok(err)
