@@ -8,7 +8,6 @@ import (
 	"strings"
 	"sync"
 	"time"
-	"unicode/utf8"
 
 	"github.com/superserve/superserve/internal/sandbox"
 )
@@ -82,67 +81,6 @@ func NewAPIKey(teamID, name, text string, now time.Time, expires *time.Time) *AP
 
 // Expired says whether the key's time is over; it is at ExpiresAt itself.
 func (k *APIKey) Expired(now time.Time) bool { return k.ExpiresAt != nil && !now.Before(*k.ExpiresAt) }
-
-// CreateAPIKey makes a key for a team. Its text is returned here and never again: only its SHA-256 is stored. expires
-// nil means never.
-func (s *Service) CreateAPIKey(ctx context.Context, teamID, name string, expires *time.Time) (*APIKey, string, error) {
-	if expires != nil && !expires.After(s.now()) {
-		return nil, "", sandbox.Errorf(sandbox.CodeBadRequest, "expires_at must be in the future")
-	}
-	text := GenerateAPIKey()
-	k, err := s.insertAPIKey(ctx, teamID, name, text, expires)
-	if err != nil {
-		return nil, "", err
-	}
-	return k, text, nil
-}
-
-// ImportAPIKey makes a given text a key of the team. Importing it again changes nothing: one that was revoked stays
-// revoked. It is a conflict when another team has it.
-func (s *Service) ImportAPIKey(ctx context.Context, teamID, name, text string) (*APIKey, error) {
-	if !ValidAPIKey(text) {
-		return nil, sandbox.Errorf(sandbox.CodeBadRequest, "an API key must be ss_live_ followed by 32 characters of A-Z, a-z, 0-9, - and _")
-	}
-	k, err := s.insertAPIKey(ctx, teamID, name, text, nil)
-	if !isCode(err, sandbox.CodeConflict) {
-		return k, err
-	}
-	k, err = s.store.APIKeyByHash(ctx, sha256.Sum256([]byte(text)))
-	if err != nil {
-		return nil, storeError("looking up the API key", err)
-	}
-	if k.TeamID != teamID {
-		return nil, sandbox.Errorf(sandbox.CodeConflict, "this API key belongs to another team")
-	}
-	return k, nil
-}
-
-func (s *Service) insertAPIKey(ctx context.Context, teamID, name, text string, expires *time.Time) (*APIKey, error) {
-	name, err := sandbox.ValidateName(name)
-	if err != nil {
-		return nil, err
-	}
-	k := NewAPIKey(teamID, name, text, s.now(), expires)
-	if err := s.store.InsertAPIKey(ctx, k); err != nil {
-		return nil, storeError("storing the API key", err)
-	}
-	return k, nil
-}
-
-// ListAPIKeys lists a team's keys, revoked and expired ones too.
-func (s *Service) ListAPIKeys(ctx context.Context, teamID string) ([]*APIKey, error) {
-	list, err := s.store.ListAPIKeys(ctx, teamID)
-	return list, storeError("listing API keys", err)
-}
-
-// RevokeAPIKey makes a key invalid at once; it is named by its id or the beginning of its text.
-func (s *Service) RevokeAPIKey(ctx context.Context, teamID, idOrPrefix string) (*APIKey, error) {
-	if !utf8.ValidString(idOrPrefix) {
-		return nil, sandbox.ErrNotFound("API key")
-	}
-	k, err := s.store.RevokeAPIKey(ctx, teamID, idOrPrefix, s.now())
-	return k, storeError("revoking the API key", err)
-}
 
 // touchLog keeps the last use of a key from being written more than once in touchInterval by requests that come at
 // the same time.
