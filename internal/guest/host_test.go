@@ -155,7 +155,13 @@ func TestSurvivesSignals(t *testing.T) {
 		t.Errorf("got %q", got)
 	}
 	// Children get the default signal handling and limits, not boxd's.
-	if got := b.sh("grep -E 'SigIgn|SigBlk' /proc/self/status | tr -d '\\t'"); got != "SigBlk:0000000000000000\nSigIgn:0000000000000000\n" {
+	var ignored, blocked uint64
+	got := b.sh("grep -E 'SigIgn|SigBlk' /proc/self/status")
+	if _, err := fmt.Sscanf(got, "SigBlk:\t%x\nSigIgn:\t%x", &blocked, &ignored); err != nil {
+		t.Fatalf("signal state of a child: %q, %v", got, err)
+	}
+	const libc = 3 << 31 // signals 32 and 33 are the C library's own; whoever started the test may have them ignored
+	if blocked != 0 || ignored&^libc != 0 {
 		t.Errorf("signal state of a child: %q", got)
 	}
 }
@@ -208,8 +214,11 @@ func TestRelieveKillsTheLargestProcess(t *testing.T) {
 		return false
 	})
 	begin := time.Now()
-	relief, err := b.client().Relieve(t.Context())
-	if err != nil || relief.Command != "dd" || relief.RSSKiB < 50000 || relief.PID < 2 || relief.Reason == "" {
+	if relief, err := b.client().Relieve(t.Context(), 4<<10); err != nil || relief.PID != 0 {
+		t.Errorf("with most of 4 GiB free %+v was killed, %v", relief, err)
+	}
+	relief, err := b.client().Relieve(t.Context(), 256)
+	if err != nil || relief.Command != "dd" || relief.RSSKiB < 50000 || relief.PID < 2 {
 		t.Errorf("Relieve: %+v, %v", relief, err)
 	}
 	t.Logf("relieved in %s: %+v", time.Since(begin), relief)
@@ -219,33 +228,4 @@ func TestRelieveKillsTheLargestProcess(t *testing.T) {
 	if got := b.sh("cat /proc/[0-9]*/comm 2>/dev/null || true"); !strings.Contains(got, "sleep\n") {
 		t.Errorf("a bystander was killed: %q", got)
 	}
-	b.fails(400, "bad_request", "POST", "/_host/relieve?by=luck", "")
-}
-
-func TestTooManyProcesses(t *testing.T) {
-	b := start(t, "-max-processes", "100")
-	b.sh("sleep 1000 >/dev/null 2>&1 & exit 0")
-	// It makes processes, each of a group in the same session, as long as it lives; itself it is bounded.
-	b.sh("i=0; (while [ $i -lt 400 ]; do (sleep 500 & sleep 500 & wait) & i=$((i+1)); done; sleep 1000) >/dev/null 2>&1 & exit 0")
-	eventually(t, "a command is refused", func() bool {
-		status, content, _ := b.call("POST", "/exec", request{"command": "true"}.String())
-		return status == 503 && strings.Contains(content, `"unavailable"`)
-	})
-	b.fails(503, "unavailable", "POST", "/exec/stream", request{"command": "true"}.String())
-	relief, err := b.client().RelieveProcesses(t.Context())
-	if err != nil || relief.Killed < 90 || relief.PID < 2 {
-		t.Fatalf("RelieveProcesses: %+v, %v", relief, err)
-	}
-	t.Logf("%+v", relief)
-	eventually(t, "commands run again", func() bool {
-		status, _, _ := b.call("POST", "/exec", request{"command": "true"}.String())
-		return status == 200
-	})
-	eventually(t, "only the bystander is left", func() bool {
-		return strings.Count(b.sh("cat /proc/[0-9]*/comm 2>/dev/null || true"), "sleep\n") == 1
-	})
-	b.initialise(guestapi.Init{Secret: "x", MaxProcesses: 2})
-	b.fails(503, "unavailable", "POST", "/exec", request{"command": "true"}.String())
-	b.initialise(guestapi.Init{Secret: "x", MaxProcesses: 50})
-	b.sh("true")
 }

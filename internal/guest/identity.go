@@ -31,11 +31,10 @@ const (
 
 // identity is what Init sets. It is replaced as a whole, never changed.
 type identity struct {
-	secret       [sha256.Size]byte
-	env          map[string]string
-	user         string // "" is root
-	workdir      string // "" is the user's home
-	maxProcesses int    // 0: no limit
+	secret  [sha256.Size]byte
+	env     map[string]string
+	user    string // "" is root
+	workdir string // "" is the user's home
 }
 
 // initialise gives the sandbox its identity. Once the secret has changed, all other connections are closed: they belong to
@@ -53,10 +52,8 @@ func (s *Server) initialise(w http.ResponseWriter, r *http.Request) error {
 	old := s.identity.Load()
 	next := &identity{
 		secret: sha256.Sum256([]byte(req.Secret)), env: req.Env, user: req.User, workdir: req.Workdir,
-		maxProcesses: old.maxProcesses,
 	}
 	if req.MaxProcesses > 0 {
-		next.maxProcesses = req.MaxProcesses
 		if err := s.processes.setLimit(req.MaxProcesses); err != nil {
 			return unavailable("limiting processes failed: %s", err)
 		}

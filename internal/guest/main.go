@@ -16,23 +16,18 @@ import (
 	"github.com/superserve/superserve/internal/guestapi"
 )
 
-// defaultMaxProcesses holds until Init says otherwise. It is far above what a busy sandbox has and far below what
-// would hurt the host.
-const defaultMaxProcesses = 2048
-
 // gcPercent trades a little time for a small heap: the sandbox's memory is its user's.
 const gcPercent = 50
 
 // Main is the whole of boxd. It returns only when it can't begin; the result is the exit code.
 //
-// Flags: -listen (address, default 0.0.0.0:49160), -max-processes (default 2048, 0: no limit), -keepalive (of event
-// streams, default 15s). The secret comes in guestapi.SecretEnv, which Main removes from the environment. With
-// guestapi.MaxProcessesEnv the sandbox's kernel enforces that limit, and boxd does not begin when it can't be set up.
+// Flags: -listen (address, default 0.0.0.0:49160), -keepalive (of event streams, default 15s). The secret comes in
+// guestapi.SecretEnv, which Main removes from the environment. With guestapi.MaxProcessesEnv the sandbox's kernel
+// limits the processes of commands, and boxd does not begin when that can't be set up.
 func Main(args []string, stderr io.Writer) int {
 	flags := flag.NewFlagSet("boxd", flag.ContinueOnError)
 	flags.SetOutput(stderr)
 	listen := flags.String("listen", fmt.Sprintf("0.0.0.0:%d", guestapi.Port), "`address` to listen on")
-	maxProcesses := flags.Int("max-processes", defaultMaxProcesses, "start no command above this `number` of processes")
 	keepAlive := flags.Duration("keepalive", defaultKeepAlive, "`time` between two keepalives of an event stream")
 	if err := flags.Parse(args); err != nil {
 		return 2
@@ -41,7 +36,7 @@ func Main(args []string, stderr io.Writer) int {
 	_ = os.Unsetenv(guestapi.SecretEnv)
 	logger := slog.New(slog.NewTextHandler(stderr, nil))
 	server, err := New(Config{
-		Secret: secret, Version: version(), MaxProcesses: *maxProcesses, KeepAlive: *keepAlive, Logger: logger,
+		Secret: secret, Version: version(), KeepAlive: *keepAlive, Logger: logger,
 	})
 	if err != nil {
 		fmt.Fprintf(stderr, "boxd: %s (set %s)\n", err, guestapi.SecretEnv)

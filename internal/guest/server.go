@@ -34,8 +34,6 @@ type Config struct {
 	Secret string
 	// Version is shown by Health.
 	Version string
-	// MaxProcesses: above this many processes in the sandbox no command is started (503). 0: no limit.
-	MaxProcesses int
 	// KeepAlive is the time between two keepalive comments of an event stream; 0: 15 s.
 	KeepAlive time.Duration
 	// Logger is used sparingly: nobody may be reading what process 1 writes. nil: discarded.
@@ -81,7 +79,7 @@ func New(cfg Config) (*Server, error) {
 	if s.log == nil {
 		s.log = slog.New(slog.DiscardHandler)
 	}
-	s.identity.Store(&identity{secret: sha256.Sum256([]byte(cfg.Secret)), maxProcesses: cfg.MaxProcesses})
+	s.identity.Store(&identity{secret: sha256.Sum256([]byte(cfg.Secret))})
 	s.routes = s.routeTable()
 	return s, nil
 }

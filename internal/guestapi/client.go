@@ -10,6 +10,7 @@ import (
 	"net"
 	"net/http"
 	"net/netip"
+	"strconv"
 	"time"
 )
 
@@ -97,18 +98,12 @@ func (c *Client) Init(ctx context.Context, init Init) error {
 	return c.call(ctx, http.MethodPost, InitPath, init, nil)
 }
 
-// Relieve has the agent kill the process that uses the most memory.
-func (c *Client) Relieve(ctx context.Context) (Relief, error) {
+// Relieve has the agent kill the process that uses the most memory, unless all of them together use less than half of
+// memoryMiB (0: in any case).
+func (c *Client) Relieve(ctx context.Context, memoryMiB int) (Relief, error) {
 	var r Relief
-	err := c.call(ctx, http.MethodPost, RelievePath, nil, &r)
-	return r, err
-}
-
-// RelieveProcesses has the agent kill the session with the most processes, and more while the sandbox is over its
-// number of processes.
-func (c *Client) RelieveProcesses(ctx context.Context) (Relief, error) {
-	var r Relief
-	err := c.call(ctx, http.MethodPost, RelievePath+"?by=processes", nil, &r)
+	path := RelievePath + "?" + MemoryParam + "=" + strconv.Itoa(memoryMiB)
+	err := c.call(ctx, http.MethodPost, path, nil, &r)
 	return r, err
 }
 

@@ -39,10 +39,8 @@ func TestCallsShowTheSecretAndReadAnswers(t *testing.T) {
 				t.Errorf("Init sent %s", b)
 			}
 			w.WriteHeader(http.StatusNoContent)
-		case "POST " + guestapi.RelievePath:
+		case "POST " + guestapi.RelievePath + "?memory_mib=1024":
 			fmt.Fprint(w, `{"pid":7,"command":"hog","rss_kib":12}`)
-		case "POST " + guestapi.RelievePath + "?by=processes":
-			fmt.Fprint(w, `{"pid":9,"command":"bomb","killed":300}`)
 		default:
 			t.Errorf("unexpected call %s %s", r.Method, r.URL)
 		}
@@ -54,11 +52,8 @@ func TestCallsShowTheSecretAndReadAnswers(t *testing.T) {
 	if err := c.Init(ctx, guestapi.Init{Secret: "n", Hostname: "h"}); err != nil {
 		t.Errorf("Init: %v", err)
 	}
-	if r, err := c.Relieve(ctx); err != nil || r.PID != 7 || r.RSSKiB != 12 {
+	if r, err := c.Relieve(ctx, 1024); err != nil || r.PID != 7 || r.RSSKiB != 12 {
 		t.Errorf("Relieve: %+v, %v", r, err)
-	}
-	if r, err := c.RelieveProcesses(ctx); err != nil || r.Killed != 300 {
-		t.Errorf("RelieveProcesses: %+v, %v", r, err)
 	}
 }
 

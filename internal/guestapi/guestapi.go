@@ -26,10 +26,14 @@ const (
 	HealthPath = HostPrefix + "health"
 	// InitPath: POST Init, answers 204. Gives a restored sandbox its identity; may be called again.
 	InitPath = HostPrefix + "init"
-	// RelievePath: POST, answers Relief. Kills the process with the most resident memory, boxd excepted; with
-	// ?by=processes the session with the most processes, and the next ones while the sandbox is over MaxProcesses.
+	// RelievePath: POST with the query MemoryParam, answers Relief. Kills the process with the most resident memory, boxd
+	// excepted.
 	RelievePath = HostPrefix + "relieve"
 )
+
+// MemoryParam is the sandbox's memory in MiB, in the query of RelievePath: when its processes have less than half of it
+// together, none is killed, since then the memory is already being freed. Absent: no such bound.
+const MemoryParam = "memory_mib"
 
 // Health is the answer of HealthPath.
 type Health struct {
@@ -45,7 +49,8 @@ type Init struct {
 	Env      map[string]string `json:"env,omitempty"` // template's and sandbox's, already merged
 	User     string            `json:"user,omitempty"`
 	Workdir  string            `json:"workdir,omitempty"`
-	// MaxProcesses: above this many processes in the sandbox boxd starts no more commands (503). 0 keeps what held.
+	// MaxProcesses is how many processes and threads commands may have at once, where MaxProcessesEnv set a limit; 0 keeps
+	// what held.
 	MaxProcesses int `json:"max_processes,omitempty"`
 }
 
@@ -53,9 +58,7 @@ type Init struct {
 type Relief struct {
 	PID     int    `json:"pid"` // by=processes: the leader of the largest session, which may have ended long ago
 	Command string `json:"command"`
-	RSSKiB  int64  `json:"rss_kib"`          // 0 with by=processes
-	Killed  int    `json:"killed,omitempty"` // number of processes
-	Reason  string `json:"reason,omitempty"` // for people
+	RSSKiB  int64  `json:"rss_kib"` // 0 with by=processes
 }
 
 // ExecRequest is the body of POST /exec and /exec/stream (wire section 3).

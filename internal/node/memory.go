@@ -39,7 +39,7 @@ func (n *Node) relieve(ctx context.Context, instanceID string) (freed bool, err 
 	if m == nil {
 		return false, runtime.ErrGone
 	}
-	relief, err := m.agent().Relieve(ctx)
+	relief, err := m.agent().Relieve(ctx, m.record.Resources.MemoryMiB)
 	if err != nil {
 		return false, err
 	}
