@@ -70,6 +70,9 @@ func hint(err error) string {
 		case "unauthorized":
 			return "; check SUPERSERVE_API_KEY (superserve key list on the server shows which keys are valid)"
 		case "not_found":
+			if !strings.HasSuffix(e.Message, " not found") {
+				return "" // a file, which says enough
+			}
 			return "; superserve sandbox list and superserve template list show what there is"
 		case "too_many_sandboxes":
 			return "; delete some with superserve sandbox kill, or raise the server's sandbox-quota"

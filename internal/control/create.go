@@ -2,6 +2,7 @@ package control
 
 import (
 	"context"
+	"fmt"
 	"maps"
 	"strings"
 
@@ -172,7 +173,7 @@ func (s *Service) insertError(sb *sandbox.Sandbox, err error) error {
 	switch sandbox.CodeOf(err) {
 	case sandbox.CodeTooManySandboxes:
 		return &sandbox.Error{Code: sandbox.CodeTooManySandboxes, RetryAfterSeconds: quotaRetrySeconds, Cause: err,
-			Message: "the team has as many sandboxes as it may; delete one, or have the limit raised"}
+			Message: fmt.Sprintf("the team has %d sandboxes, as many as it may; delete one, or have the limit raised", s.cfg.SandboxQuota)}
 	case sandbox.CodeNotFound, sandbox.CodeConflict:
 		return err
 	}

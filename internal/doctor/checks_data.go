@@ -66,13 +66,15 @@ func checkData(p *Probes, dir string) []Check {
 	default:
 		ok = true
 	}
-	return append([]Check{verdict(name, essential, ok, found, mend)}, checkSpace(facts.FreeBytes)...)
+	return append([]Check{verdict(name, essential, ok, found, mend)}, checkSpace(facts)...)
 }
 
 // checkSpace: a base image takes 0.3 GiB and 0.6 GiB more while it is built; each sandbox may use its disk and, when
-// paused, its memory.
-func checkSpace(free uint64) []Check {
+// paused, its memory. A server that has its images must be able to start on a full disk: sandboxes run there, and
+// deleting some is what makes room.
+func checkSpace(facts DataFacts) []Check {
 	const least, good = 2 << 30, 10 << 30
-	return []Check{verdict("free space", free < least, free >= good, fmt.Sprintf("%.1f GiB", gib(free)),
+	free := facts.FreeBytes
+	return []Check{verdict("free space", free < least && !facts.HasImages, free >= good, fmt.Sprintf("%.1f GiB", gib(free)),
 		"Free some, or choose another directory with --data-dir: 2 GiB are needed to build the base image, 10 GiB or more to work with sandboxes.")}
 }

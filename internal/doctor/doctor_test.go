@@ -128,6 +128,7 @@ func TestEachFault(t *testing.T) {
 		"tmpfs":           {data(func(f *DataFacts) { f.FileSystem = "tmpfs" }), "data directory", false, "local disk"},
 		"overlay":         {data(func(f *DataFacts) { f.FileSystem = "overlay" }), "data directory", false, "volume"},
 		"full":            {data(func(f *DataFacts) { f.FreeBytes = 2<<30 - 1 }), "free space", true, "2 GiB"},
+		"full, images":    {data(func(f *DataFacts) { f.FreeBytes, f.HasImages = 0, true }), "free space", false, "2 GiB"},
 		"nearly full":     {data(func(f *DataFacts) { f.FreeBytes = 2 << 30 }), "free space", false, "10 GiB"},
 		"little memory": {func(p *Probes) { *p = *healthy(map[string]string{"/proc/meminfo": "MemTotal: 2097151 kB\n"}) },
 			"memory", false, "2 GiB"},
@@ -269,6 +270,20 @@ func TestDataProbe(t *testing.T) {
 	}
 	if left, _ := os.ReadDir(dir); len(left) > 0 {
 		t.Errorf("left behind: %v", left)
+	}
+	if err := os.MkdirAll(filepath.Join(dir, "images", "0a"), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(filepath.Join(dir, "ballast"), make([]byte, 2<<20), 0o600); !errors.Is(err, unix.ENOSPC) {
+		t.Fatalf("filling the file system: %v", err)
+	}
+	facts, err = probeData(dir)
+	if err != nil || facts.UnlinkedWrite != nil || !facts.HasImages || facts.FreeBytes > 0 {
+		t.Errorf("on a full file system with images: %+v, %v", facts, err)
+	}
+	t.Setenv("TMPDIR", dir)
+	if err := mountErofs(t.Context()); err != nil {
+		t.Errorf("EROFS, with no room for temporary files: %v", err)
 	}
 	file := filepath.Join(dir, "file")
 	if err := os.WriteFile(file, nil, 0o600); err != nil {

@@ -45,6 +45,7 @@ type DataFacts struct {
 	FileSystem    string // name, such as ext4 or nfs
 	Options       string // mount options, comma-separated
 	FreeBytes     uint64
+	HasImages     bool  // a server has made or taken over images there
 	PunchHole     error // nil: blocks of a file can be given back
 	UnlinkedWrite error // nil: a file can be written after its name is gone
 }
@@ -108,7 +109,7 @@ func mountErofs(ctx context.Context) (err error) {
 	if err := findTool("mkfs.erofs"); err != nil {
 		return fmt.Errorf("mkfs.erofs: %w", err)
 	}
-	work, err := os.MkdirTemp("", "superserve-doctor-")
+	work, err := os.MkdirTemp(scratchDir(), "superserve-doctor-")
 	if err != nil {
 		return err
 	}
@@ -127,6 +128,15 @@ func mountErofs(ctx context.Context) (err error) {
 		}
 	}
 	return unix.Unmount(point, unix.MNT_DETACH|unix.UMOUNT_NOFOLLOW)
+}
+
+// scratchDir is where a few KiB can be written: the usual place, or memory when that is full, which is another check's.
+func scratchDir() string {
+	var st unix.Statfs_t
+	if err := unix.Statfs(os.TempDir(), &st); err == nil && st.Bavail*uint64(st.Bsize) < 1<<20 {
+		return "/dev/shm"
+	}
+	return os.TempDir()
 }
 
 // run runs a tool and puts its last line into the error.
@@ -151,6 +161,8 @@ func run(ctx context.Context, name string, args ...string) error {
 }
 
 func probeData(dir string) (facts DataFacts, err error) {
+	images, _ := filepath.Glob(filepath.Join(dir, "images", "[0-9a-f]*")) // it fails for bad patterns only
+	facts.HasImages = len(images) > 0
 	if dir, err = existingPart(dir); err != nil {
 		return facts, err
 	}
@@ -166,6 +178,9 @@ func probeData(dir string) (facts DataFacts, err error) {
 		}
 	}
 	f, err := os.CreateTemp(dir, ".superserve-doctor-")
+	if errors.Is(err, unix.ENOSPC) {
+		return facts, nil // FreeBytes tells; what the file system can do, a server that runs there has seen
+	}
 	if err != nil {
 		return facts, fmt.Errorf("it can't be written: %w", err)
 	}
@@ -174,7 +189,9 @@ func probeData(dir string) (facts DataFacts, err error) {
 		return facts, err
 	}
 	// gVisor keeps a sandbox's disk in a file without a name, and gives blocks back by punching holes.
-	_, facts.UnlinkedWrite = f.WriteAt(make([]byte, 64<<10), 0)
+	if _, err := f.WriteAt(make([]byte, 64<<10), 0); !errors.Is(err, unix.ENOSPC) {
+		facts.UnlinkedWrite = err
+	}
 	facts.PunchHole = unix.Fallocate(int(f.Fd()), unix.FALLOC_FL_PUNCH_HOLE|unix.FALLOC_FL_KEEP_SIZE, 0, 32<<10)
 	return facts, nil
 }

@@ -107,7 +107,7 @@ func (s *server) logRequest(rec *recorder, r *http.Request, id string, took time
 	}
 	if rec.err != nil {
 		attrs = append(attrs, slog.String("error", rec.err.Error()))
-		if rec.status >= 500 {
+		if rec.status >= 500 && r.Context().Err() == nil { // else the client has gone, and nobody was told of a failure
 			level = slog.LevelError
 		}
 	}

@@ -244,6 +244,14 @@ func TestLevelOfTheAccessLog(t *testing.T) {
 	if log := r.log.String(); !strings.Contains(log, `"level":"ERROR","msg":"request"`) {
 		t.Errorf("a check that failed: %s", log)
 	}
+	r = newRig(t, func(c *httpapi.Config) { c.Ready = func(context.Context) []httpapi.Waiting { panic("broken") } })
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	gone := httptest.NewRequestWithContext(ctx, "GET", "/ready", nil)
+	httpapi.New(r.cfg).ServeHTTP(httptest.NewRecorder(), gone)
+	if log := r.log.String(); !strings.Contains(log, `"level":"DEBUG","msg":"request"`) {
+		t.Errorf("a client that went away: %s", log)
+	}
 }
 
 func TestPlanes(t *testing.T) {

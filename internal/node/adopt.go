@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"path/filepath"
 
 	"github.com/superserve/superserve/internal/runtime"
 )
@@ -33,6 +34,11 @@ func (n *Node) adopt(ctx context.Context, dir string) error {
 	if errors.Is(err, os.ErrNotExist) {
 		// The crash came before anything was started; the slot, if there was one, is swept.
 		return os.RemoveAll(dir)
+	}
+	if errors.Is(err, errDamaged) {
+		// Nothing tells whose it was, and it does not run any more.
+		n.cfg.Logger.Warn("removing an instance whose record is damaged", "instance", filepath.Base(dir), "error", err)
+		rec, err = record{InstanceID: filepath.Base(dir), RuntimeVersion: n.cfg.Drivers.Current().Info().Version}, nil
 	}
 	if err != nil {
 		return err

@@ -6,7 +6,10 @@ import (
 	"fmt"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/superserve/superserve/internal/runtime"
+	"github.com/superserve/superserve/internal/sandbox"
 	"github.com/superserve/superserve/internal/snapshot"
 )
 
@@ -21,9 +24,17 @@ func (n *Node) Checkpoint(ctx context.Context, sandboxID, snapshotID string) (in
 	defer m.op.Unlock()
 	size, err := n.checkpoint(ctx, m, snapshotID)
 	if err != nil {
-		return 0, errors.Join(fmt.Errorf("checkpointing: %w", err), n.recover(ctx, m))
+		return 0, errors.Join(hostFull(sandbox.CodeStorageFull, fmt.Errorf("checkpointing: %w", err)), n.recover(ctx, m))
 	}
 	return size, nil
+}
+
+// hostFull words the failure of something that the host's disk had no room for.
+func hostFull(code sandbox.Code, err error) error {
+	if !errors.Is(err, unix.ENOSPC) {
+		return err
+	}
+	return &sandbox.Error{Code: code, Message: "the host's disk is full", Cause: err}
 }
 
 // recover thaws a sandbox whose checkpoint failed; the caller may have gone meanwhile.

@@ -78,13 +78,19 @@ func (m *machine) save() error {
 	return nil
 }
 
+// errDamaged is a record that cannot be read, which only a crash of the machine leaves: it is changed by rename, but
+// not synced, because no instance outlives the machine.
+var errDamaged = errors.New("the record is damaged")
+
 func loadRecord(dir string) (rec record, err error) {
 	raw, err := os.ReadFile(filepath.Join(dir, recordName))
 	if err != nil {
 		return rec, err
 	}
-	err = json.Unmarshal(raw, &rec)
-	return rec, err
+	if err := json.Unmarshal(raw, &rec); err != nil {
+		return record{}, fmt.Errorf("%w: %w", errDamaged, err)
+	}
+	return rec, nil
 }
 
 func (m *machine) setPolicy(p sandbox.Policy) {

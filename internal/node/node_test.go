@@ -3,10 +3,13 @@ package node_test
 import (
 	"context"
 	"errors"
+	"fmt"
 	"log/slog"
 	"os"
 	"path/filepath"
 	"sync"
+	"sync/atomic"
+	"syscall"
 	"testing"
 	"time"
 
@@ -25,7 +28,14 @@ type host struct {
 	world *fake.World
 	slots *slots
 	dir   string
+	warm  atomic.Int64 // how many warm instances a node said it has
 }
+
+func (h *host) WarmPool(size int) { h.warm.Store(int64(size)) }
+func (*host) WarmStart(bool)      {}
+func (*host) RestoreRetried()     {}
+func (*host) MemoryKill(bool)     {}
+func (*host) MemoryReliefFailed() {}
 
 func newHost(t *testing.T) *host {
 	w := fake.NewWorld()
@@ -42,7 +52,7 @@ func (h *host) node(t *testing.T, warm int) *node.Node {
 	}
 	n, err := node.New(t.Context(), node.Config{
 		Dir: filepath.Join(h.dir, "instances"), Drivers: drivers{fake.New(h.world)}, Slots: h.slots, Images: images{},
-		Snapshots: snapshots, WarmPool: warm, Logger: slog.New(slog.NewTextHandler(t.Output(), nil)),
+		Snapshots: snapshots, WarmPool: warm, Metrics: h, Logger: slog.New(slog.NewTextHandler(t.Output(), nil)),
 	})
 	if err != nil {
 		t.Fatal(err)
@@ -311,6 +321,48 @@ func TestFailedCheckpointLeavesTheSandboxRunning(t *testing.T) {
 	}
 }
 
+func TestNoRoomOnTheHost(t *testing.T) {
+	h := newHost(t)
+	n := h.node(t, 0)
+	checkpoint := template(t, n)
+	id := start(t, n, startSpec(checkpoint, true))
+	full := fmt.Errorf("writing: %w", syscall.ENOSPC)
+	h.world.FailNext(fake.OpCheckpoint, full)
+	if _, err := n.Checkpoint(t.Context(), id, sandbox.NewID()); sandbox.CodeOf(err) != sandbox.CodeStorageFull {
+		t.Errorf("Checkpoint: %v", err)
+	}
+	if err := health(t, n, id); err != nil {
+		t.Errorf("the sandbox does not run: %v", err)
+	}
+	for range 3 {
+		h.world.FailNext(fake.OpRestore, full)
+	}
+	if err := n.Start(t.Context(), startSpec(checkpoint, true)); sandbox.CodeOf(err) != sandbox.CodeUnavailable {
+		t.Errorf("Start: %v", err)
+	}
+}
+
+// TestDamagedRecord is what a crash of the machine may leave: no reason not to start, for the others' sake.
+func TestDamagedRecord(t *testing.T) {
+	for name, left := range map[string]string{"empty": "", "half": `{"instance_id": "x`, "of another type": "[]"} {
+		t.Run(name, func(t *testing.T) {
+			h := newHost(t)
+			id := sandbox.NewID()
+			dir := filepath.Join(h.dir, "instances", id)
+			if err := os.MkdirAll(filepath.Join(dir, "runtime"), 0o700); err != nil {
+				t.Fatal(err)
+			}
+			if err := os.WriteFile(filepath.Join(dir, "record.json"), []byte(left), 0o600); err != nil {
+				t.Fatal(err)
+			}
+			h.node(t, 0)
+			if _, err := os.Stat(dir); !errors.Is(err, os.ErrNotExist) {
+				t.Errorf("its directory is still there: %v", err)
+			}
+		})
+	}
+}
+
 func TestRestartAdoptsSandboxesAndRemovesTheRest(t *testing.T) {
 	h := newHost(t)
 	first := h.node(t, 2)
@@ -401,6 +453,19 @@ func TestWarmPool(t *testing.T) {
 
 	n.KeepWarm(nil)
 	eventually(t, "only the sandbox is left", func() bool { return len(h.world.Running()) == 1 })
+}
+
+func TestWarmPoolReplacesWhatEnds(t *testing.T) {
+	for which := range 2 { // the one that is taken next, or the other
+		h := newHost(t)
+		n := h.node(t, 2)
+		checkpoint := template(t, n)
+		n.KeepWarm([]string{checkpoint})
+		eventually(t, "two are warm", func() bool { return h.warm.Load() == 2 })
+		h.world.Kill(h.world.Running()[which])
+		start(t, n, startSpec(checkpoint, true))
+		eventually(t, "two are warm next to the sandbox", func() bool { return len(h.world.Running()) == 3 })
+	}
 }
 
 func TestManyStartsAtOnce(t *testing.T) {

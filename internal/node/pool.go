@@ -116,11 +116,27 @@ func (p *pool) missing() string {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	for id := range p.want {
+		p.prune(id)
 		if len(p.ready[id]) < p.node.cfg.WarmPool {
 			return id
 		}
 	}
 	return ""
+}
+
+// prune removes the instances that have ended while they waited. Call with mu held.
+func (p *pool) prune(checkpointID string) {
+	var alive, ended []*machine
+	for _, m := range p.ready[checkpointID] {
+		select {
+		case <-m.instance.Done():
+			ended = append(ended, m)
+		default:
+			alive = append(alive, m)
+		}
+	}
+	p.ready[checkpointID] = alive
+	p.node.discard(ended)
 }
 
 // fill brings up one instance after the other, so that it takes little from creates that are going on. After a

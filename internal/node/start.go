@@ -7,6 +7,7 @@ import (
 
 	"github.com/superserve/superserve/internal/control"
 	"github.com/superserve/superserve/internal/guestapi"
+	"github.com/superserve/superserve/internal/sandbox"
 )
 
 // Start implements control.Node. A start from a template normally takes a warm instance and only gives it its
@@ -14,10 +15,10 @@ import (
 func (n *Node) Start(ctx context.Context, spec control.StartSpec) error {
 	m, err := n.obtain(ctx, spec)
 	if err != nil {
-		return err
+		return hostFull(sandbox.CodeUnavailable, err)
 	}
 	if err := n.identify(ctx, m, spec); err != nil {
-		return errors.Join(err, n.abandon(ctx, m))
+		return errors.Join(hostFull(sandbox.CodeUnavailable, err), n.abandon(ctx, m))
 	}
 	n.mu.Lock()
 	n.machines[spec.SandboxID] = m

@@ -47,6 +47,12 @@ func isDuplicate(err error) bool {
 	return false
 }
 
+// isFull says whether there was no room left on the file system of a SQLite database; the transaction is rolled back.
+func isFull(err error) bool {
+	e, ok := errors.AsType[*sqlite.Error](err)
+	return ok && (e.Code() == sqlitecode.SQLITE_FULL || e.Code() == sqlitecode.SQLITE_IOERR_SHMSIZE)
+}
+
 // isTransient says whether the database gave up a transaction only because of others running at the same time: it is
 // rolled back, and the same one may succeed now.
 func isTransient(err error) bool {

@@ -52,6 +52,7 @@ func rememberKey(ctx context.Context, tx *sql.Tx, sb *sandbox.Sandbox, k *contro
 
 // ForgetIdempotencyKeys removes keys used before the given time.
 func (s *Store) ForgetIdempotencyKeys(ctx context.Context, before time.Time) error {
+	defer s.reserve.fill() // this is called now and then
 	return s.inWrite(ctx, "forgetting old idempotency keys", func(tx *sql.Tx) error {
 		_, err := exec(ctx, tx, `DELETE FROM idempotency_keys WHERE used_at < $1`, micros(before))
 		return err

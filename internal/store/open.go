@@ -13,6 +13,7 @@ type Store struct {
 	// write is a single connection on SQLite; on PostgreSQL read and write are the same pool.
 	write, read *sql.DB
 	dialect     dialect
+	reserve     reserve
 }
 
 // Open connects to the database and brings its schema up to date. url is "sqlite:///absolute/path.db", taken as it is

@@ -145,6 +145,7 @@ func updateSandbox(ctx context.Context, tx *sql.Tx, sb *sandbox.Sandbox) error {
 
 // DeleteSandbox removes the row; no error when there is none.
 func (s *Store) DeleteSandbox(ctx context.Context, id string) error {
+	defer s.reserve.fill() // its files are gone
 	return s.inWrite(ctx, "deleting a sandbox", func(tx *sql.Tx) error {
 		_, err := exec(ctx, tx, `DELETE FROM sandboxes WHERE id = $1`, id)
 		return err

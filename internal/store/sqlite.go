@@ -26,6 +26,20 @@ func openSQLite(ctx context.Context, path string) (*Store, error) {
 	if err := makePrivate(path); err != nil {
 		return nil, fmt.Errorf("preparing the SQLite database: %w", err)
 	}
+	kept := reserve(path + ".reserve")
+	s, err := openSQLiteFile(ctx, path)
+	if isFull(err) && kept.spend() {
+		s, err = openSQLiteFile(ctx, path)
+	}
+	if err != nil {
+		return nil, err
+	}
+	s.reserve = kept
+	s.reserve.fill()
+	return s, nil
+}
+
+func openSQLiteFile(ctx context.Context, path string) (*Store, error) {
 	// FULL: a transaction that was acknowledged survives a power cut, also in WAL mode.
 	write, err := openSQLitePool(path, 1, url.Values{
 		"_pragma": {"journal_mode(WAL)", "synchronous(FULL)", "foreign_keys(1)"},

@@ -151,10 +151,13 @@ func (d *Driver) bring(ctx context.Context, spec runtime.Spec, oci *ociSpec, boo
 // Attach implements runtime.Driver.
 func (d *Driver) Attach(ctx context.Context, id, dir string) (runtime.Instance, error) {
 	in := d.instance(id, dir)
-	if err := in.load(); err != nil {
-		if errors.Is(err, os.ErrNotExist) {
-			return nil, runtime.ErrGone
-		}
+	switch err := in.load(); {
+	case errors.Is(err, os.ErrNotExist):
+		return nil, runtime.ErrGone
+	case errors.Is(err, errDamaged):
+		// The machine went down while it was being written, and the instance with it; a cgroup is all there could be.
+		in.record = record{ID: id, Cgroup: "/" + filepath.Join(d.cfg.CgroupParent, id)}
+	case err != nil:
 		return nil, fmt.Errorf("attaching to instance %s: %w", id, err)
 	}
 	if in.record.ID != id {

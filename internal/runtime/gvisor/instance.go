@@ -75,12 +75,19 @@ func (in *instance) save() error {
 	return os.Rename(tmp, in.recordFile())
 }
 
+// errDamaged is a record that cannot be read, which only a crash of the machine leaves: it is changed by rename, but
+// not synced, because no instance outlives the machine.
+var errDamaged = errors.New("the record is damaged")
+
 func (in *instance) load() error {
 	raw, err := os.ReadFile(in.recordFile())
 	if err != nil {
 		return err
 	}
-	return json.Unmarshal(raw, &in.record)
+	if err := json.Unmarshal(raw, &in.record); err != nil {
+		return fmt.Errorf("%w: %w", errDamaged, err)
+	}
+	return nil
 }
 
 // started records which process the sandbox is and begins to watch it.

@@ -71,7 +71,11 @@ func (c command) runTo(ctx context.Context, stdout io.Writer, timeout time.Durat
 		if ctx.Err() != nil {
 			err = ctx.Err()
 		}
-		return fmt.Errorf("runsc %s: %w%s", args[0], err, c.complaints(before))
+		said := c.complaints(before)
+		if strings.Contains(said, syscall.ENOSPC.Error()) {
+			err = fmt.Errorf("%w: %w", err, syscall.ENOSPC)
+		}
+		return fmt.Errorf("runsc %s: %w%s", args[0], err, said)
 	}
 	return nil
 }
