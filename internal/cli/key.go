@@ -96,7 +96,11 @@ func (a *App) printNewKey(row *control.APIKey, key string) error {
 		out.Key = key
 		return a.printJSON(out)
 	}
-	fmt.Fprintf(a.Err, "created key %s, expires %s; this is the only time it is shown:\n", row.ID, shownTime(row.ExpiresAt))
+	expires := "never expires"
+	if row.ExpiresAt != nil {
+		expires = "expires " + shownTime(row.ExpiresAt)
+	}
+	fmt.Fprintf(a.Err, "created key %s, %s; this is the only time it is shown:\n", row.ID, expires)
 	_, err := fmt.Fprintln(a.Out, key)
 	return err
 }

@@ -18,7 +18,7 @@ func (a *App) printJSON(v any) error {
 	enc := json.NewEncoder(a.Out)
 	enc.SetIndent("", "  ")
 	enc.SetEscapeHTML(false)
-	return enc.Encode(v)
+	return enc.Encode(withMillis(v))
 }
 
 // table prints rows under headings, in columns.

@@ -82,6 +82,12 @@ type noMetrics struct{}
 
 func (noMetrics) Operation(string, time.Duration, error) {}
 
+// SandboxNoter is implemented by the response writer of a caller that logs for which sandbox a call was.
+type SandboxNoter interface {
+	// NoteSandbox is called at most once, before anything is written. That there is such a sandbox is not sure yet.
+	NoteSandbox(id string)
+}
+
 // Owns says whether a request is the data plane's: by its host name, or by its path on any other host.
 func (e *Edge) Owns(r *http.Request) bool {
 	_, ours := hostSandbox(r.Host, e.sandboxHost)
@@ -91,6 +97,7 @@ func (e *Edge) Owns(r *http.Request) bool {
 // Serve answers a data-plane call. An error, a *sandbox.Error in its chain, means that nothing has been written yet. It
 // panics with http.ErrAbortHandler when the agent's answer breaks off in the middle.
 func (e *Edge) Serve(w http.ResponseWriter, r *http.Request) error {
+	harden(w.Header())
 	rt, err := e.match(w, r)
 	if err != nil {
 		return err
@@ -117,6 +124,7 @@ func (e *Edge) Serve(w http.ResponseWriter, r *http.Request) error {
 // ServeTeam answers the call at path ("/exec", "/exec/stream") for a request of the control plane, whose API key has
 // been checked. Errors are as Serve's.
 func (e *Edge) ServeTeam(w http.ResponseWriter, r *http.Request, p control.Principal, sandboxID, path string) error {
+	harden(w.Header())
 	rt, ok := e.routes[path]
 	if !ok || !sandbox.ValidID(sandboxID) {
 		return sandbox.ErrNotFound("sandbox")

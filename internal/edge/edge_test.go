@@ -96,6 +96,9 @@ func TestMethods(t *testing.T) {
 	r := newRig(t, agent(t, echo))
 	res := r.do(r.request("GET", "/exec", nil))
 	r.wantError(res, sandbox.CodeBadRequest)
+	if res.Header.Get("X-Content-Type-Options") != "nosniff" || res.Header.Get("Content-Security-Policy") != "sandbox" {
+		t.Errorf("an error of the edge itself has headers %v", res.Header)
+	}
 	if got := res.Header.Get("Allow"); got != "POST" {
 		t.Errorf("Allow is %q", got)
 	}
@@ -148,7 +151,8 @@ func TestAnswers(t *testing.T) {
 		h.Set("Content-Type", "text/html")
 		h.Set("Content-Range", "bytes 0-1/2")
 		for _, k := range []string{"Set-Cookie", "Location", "Strict-Transport-Security", "Access-Control-Allow-Origin",
-			"Clear-Site-Data", "X-Request-Id", "Refresh", "Www-Authenticate", "Alt-Svc"} {
+			"Clear-Site-Data", "X-Request-Id", "Refresh", "Www-Authenticate", "Alt-Svc",
+			"Retry-After", "Content-Security-Policy", "X-Content-Type-Options"} {
 			h.Set(k, "evil")
 		}
 		h.Set("Trailer", "X-Evil")
@@ -161,9 +165,13 @@ func TestAnswers(t *testing.T) {
 	if body := bodyOf(t, res); res.StatusCode != http.StatusFound || body != "hi" {
 		t.Errorf("status %d body %q: a redirect is to be passed on, not followed", res.StatusCode, body)
 	}
-	want := []string{"Content-Range", "Content-Type", "Date", "X-Content-Type-Options"}
+	want := []string{"Content-Range", "Content-Security-Policy", "Content-Type", "Date", "X-Content-Type-Options"}
 	if got := slices.Sorted(maps.Keys(res.Header)); !slices.Equal(got, want) {
 		t.Errorf("the client got headers %v, want %v", got, want)
+	}
+	if csp, sniff := res.Header.Values("Content-Security-Policy"), res.Header.Values("X-Content-Type-Options"); !slices.Equal(csp, []string{"sandbox"}) ||
+		!slices.Equal(sniff, []string{"nosniff"}) {
+		t.Errorf("a page could run on the API's origin: %q, %q", csp, sniff)
 	}
 	if len(res.Trailer) > 0 {
 		t.Errorf("the client got trailers %v", res.Trailer)

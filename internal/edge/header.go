@@ -17,13 +17,19 @@ func requestHeaders() []string {
 }
 
 // answerHeaders are what a client gets to see of an agent's answer. Cookies, redirects, cross-origin rules and the like
-// would speak for the API's own origin, which a sandbox must not.
+// would speak for the API's own origin, which a sandbox must not; Retry-After would steer clients' retries.
 func answerHeaders() []string {
 	return []string{
 		"Accept-Ranges", "Allow", "Cache-Control", "Content-Disposition", "Content-Encoding", "Content-Length",
-		"Content-Range", "Content-Type", "Etag", "Last-Modified", "Retry-After", "X-Accel-Buffering", "Connection",
+		"Content-Range", "Content-Type", "Etag", "Last-Modified", "X-Accel-Buffering", "Connection",
 		"Upgrade", "Sec-Websocket-Accept", "Sec-Websocket-Extensions", protocolHeader,
 	}
+}
+
+// harden keeps a browser from running what a sandbox answers as a page of the API's own origin.
+func harden(h http.Header) {
+	h.Set("X-Content-Type-Options", "nosniff")
+	h.Set("Content-Security-Policy", "sandbox")
 }
 
 // keep removes all headers but those listed.

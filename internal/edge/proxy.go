@@ -50,6 +50,9 @@ func (x *exchange) fail(err error) { x.err = err }
 // forward passes the request to the agent and its answer back.
 func (e *Edge) forward(w http.ResponseWriter, r *http.Request, rt route, id string, resolve resolver) (err error) {
 	start := time.Now()
+	if noter, ok := w.(SandboxNoter); ok {
+		noter.NoteSandbox(id)
+	}
 	x := &exchange{route: rt, client: r.Context(), resolve: resolve, body: &requestBody{ReadCloser: r.Body}}
 	finished := false
 	defer func() {
@@ -79,7 +82,7 @@ func (e *Edge) forward(w http.ResponseWriter, r *http.Request, rt route, id stri
 	if sandbox.CodeOf(err) == codeClientGone {
 		level = slog.LevelDebug
 	}
-	e.log.Log(r.Context(), level, "data-plane call failed", "sandbox_id", id, "call", rt.path, "error", err)
+	e.log.Log(r.Context(), level, "data-plane call failed", "sandbox", id, "call", rt.path, "error", err)
 	return err
 }
 

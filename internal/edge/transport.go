@@ -125,7 +125,6 @@ func checked(res *http.Response) (*http.Response, error) {
 		return nil, &sandbox.Error{Code: sandbox.CodeUnavailable, Message: fmt.Sprintf("the sandbox's agent answered with status %d", s)}
 	}
 	keep(res.Header, answerHeaders())
-	res.Header.Set("X-Content-Type-Options", "nosniff")
 	// The copy has no trailers: the transport goes on filling those of the original.
 	safe := *res
 	safe.Trailer = nil

@@ -42,6 +42,10 @@ func badRequest(format string, args ...any) *apiError {
 	return newError(http.StatusBadRequest, codeBadRequest, format, args...)
 }
 
+func forbidden(format string, args ...any) *apiError {
+	return newError(http.StatusForbidden, codeForbidden, format, args...)
+}
+
 func conflict(format string, args ...any) *apiError {
 	return newError(http.StatusConflict, codeConflict, format, args...)
 }

@@ -1,6 +1,7 @@
 package guest
 
 import (
+	"context"
 	"errors"
 	"io"
 	"io/fs"
@@ -57,6 +58,9 @@ func (s *Server) moveFile(w http.ResponseWriter, r *http.Request) error {
 	if from == "/" || to == "/" {
 		return badRequest("the root directory can't be moved or replaced")
 	}
+	if from, err = removable(from); err != nil {
+		return err
+	}
 	info, err := os.Lstat(from)
 	if err != nil {
 		return fileError(err, from, false)
@@ -67,19 +71,19 @@ func (s *Server) moveFile(w http.ResponseWriter, r *http.Request) error {
 	if err := makeDirs(path.Dir(to), s.fileOwner()); err != nil {
 		return fileError(err, to, true)
 	}
-	if err := move(from, to); err != nil {
+	if err := move(r.Context(), from, to); err != nil {
 		return err
 	}
 	return answerInfo(w, to)
 }
 
-func move(from, to string) error {
+func move(ctx context.Context, from, to string) error {
 	err := os.Rename(from, to)
 	switch {
 	case err == nil:
 		return nil
 	case errors.Is(err, syscall.EXDEV):
-		return moveAcross(from, to)
+		return moveAcross(ctx, from, to)
 	case errors.Is(err, syscall.EINVAL):
 		return badRequest("%s can't be moved into itself", from)
 	case errors.Is(err, syscall.ENOTDIR):
@@ -91,10 +95,15 @@ func move(from, to string) error {
 }
 
 // moveAcross moves between two file systems: it copies to a temporary name, renames, and only then removes the source.
-func moveAcross(from, to string) error {
+func moveAcross(ctx context.Context, from, to string) error {
 	tmp := path.Join(path.Dir(to), temporaryName())
-	defer func() { _ = os.RemoveAll(tmp) }() // renamed by now if all went well
-	if err := copyTree(from, tmp); err != nil {
+	// Renamed by now if all went well; if not, it has to go even when the client is gone.
+	defer func() { _ = removeTree(context.WithoutCancel(ctx), tmp) }()
+	info, err := os.Lstat(path.Dir(from))
+	if err != nil {
+		return fileError(err, from, false)
+	}
+	if err := copyTree(from, tmp, device(info)); err != nil {
 		return fileError(err, to, true)
 	}
 	if err := os.Rename(tmp, to); err != nil {
@@ -103,19 +112,21 @@ func moveAcross(from, to string) error {
 		}
 		return fileError(err, to, true)
 	}
-	if err := os.RemoveAll(from); err != nil {
-		return fileError(err, from, true)
-	}
-	return nil
+	// Also when the client is gone: half a tree would be left in two places.
+	return removeTree(context.WithoutCancel(ctx), from)
 }
 
-// copyTree copies a file, symlink or directory with owner, mode and, for files, time.
-func copyTree(from, to string) error {
-	if err := copyOne(from, to); err != nil {
+// copyTree copies a file, symlink or directory with owner, mode and, for files, time. It refuses directories that are
+// not on the file system dev, since they could not be removed afterwards.
+func copyTree(from, to string, dev uint64) error {
+	info, err := os.Lstat(from)
+	if err != nil {
 		return err
 	}
-	info, err := os.Lstat(from)
-	if err != nil || !info.IsDir() {
+	if info.IsDir() && device(info) != dev {
+		return mountPoint(from)
+	}
+	if err := copyOne(from, to); err != nil || !info.IsDir() {
 		return err
 	}
 	names, err := readNames(from, maxZipEntries)
@@ -126,7 +137,7 @@ func copyTree(from, to string) error {
 		return err
 	}
 	for _, name := range names {
-		if err := copyTree(path.Join(from, name), path.Join(to, name)); err != nil {
+		if err := copyTree(path.Join(from, name), path.Join(to, name), dev); err != nil {
 			return err
 		}
 	}
@@ -197,14 +208,19 @@ func (s *Server) deleteFile(w http.ResponseWriter, r *http.Request) error {
 	if p == "/" {
 		return badRequest("the root directory can't be deleted")
 	}
-	info, err := os.Lstat(p)
-	if err != nil {
+	if p, err = removable(p); err != nil {
+		return err
+	}
+	if _, err := os.Lstat(p); err != nil {
 		return fileError(err, p, false)
 	}
-	if info.IsDir() && recursive {
-		err = os.RemoveAll(p)
+	if recursive {
+		err = removeTree(r.Context(), p)
 	} else {
 		err = os.Remove(p)
+	}
+	if errors.Is(err, syscall.EBUSY) {
+		return mountPoint(p)
 	}
 	if errors.Is(err, syscall.ENOTEMPTY) && !recursive {
 		return conflict("%s is not empty; recursive=true deletes what is in it", p)

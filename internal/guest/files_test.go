@@ -371,6 +371,55 @@ func TestMkdirMoveDelete(t *testing.T) {
 	}
 }
 
+// The targets of the system do not exist, so that a mistake costs the machine nothing.
+func TestRemovalStaysOnItsFileSystem(t *testing.T) {
+	b := start(t)
+	b.put(b.path("small/kept"), "x")
+	b.put(b.path("root/kept"), "x")
+	b.put(b.path("tree/file"), "x")
+	b.sh("ln -s /proc " + b.path("tree/to-proc"))
+	for target, named := range map[string]string{
+		"/proc/none": "/proc/none", "/proc/self/root" + b.path("tree"): "/proc/self/root", "/sys/none": "/sys/none",
+		"/dev/none": "/dev/none", "/.superserve/none": "/.superserve/none", b.path("tree/to-proc/none"): "/proc/none",
+		b.path("small"): b.path("small"), b.path("bound"): b.path("bound"),
+	} {
+		for _, recursive := range []string{"true", "false"} {
+			message := b.fails(403, "forbidden", "DELETE", "/files?recursive="+recursive+"&"+q(target), "")
+			if !strings.Contains(message, named) {
+				t.Errorf("%s: the message %q does not name %s", target, message, named)
+			}
+		}
+	}
+	b.fails(403, "forbidden", "POST", "/files/move", `{"from":"/proc/none","to":"`+b.path("moved")+`"}`)
+	b.put("/dev/shm/boxd-test/file", "x")
+	if status, content, _ := b.call("DELETE", "/files?recursive=true&path=/dev/shm/boxd-test", ""); status != 204 {
+		t.Errorf("in shared memory: %d %s", status, content)
+	}
+	if got := b.read("root/kept") + b.read("tree/file"); got != "xx" {
+		t.Errorf("what was refused is gone: %q", got)
+	}
+	// A mount point further down ends the removal.
+	message := b.fails(403, "forbidden", "DELETE", "/files?recursive=true&"+q(b.dir), "")
+	if !strings.Contains(message, b.path("small")) && !strings.Contains(message, b.path("bound")) {
+		t.Errorf("the message %q names no mount point", message)
+	}
+	if status, content, _ := b.call("GET", "/files?"+q(b.path("small/kept")), ""); status != 200 {
+		t.Errorf("what is mounted was removed: %d %s", status, content)
+	}
+}
+
+func TestWalksDoNotLeaveProc(t *testing.T) {
+	b := start(t)
+	b.put(otherInProc+"/marker", "x")
+	_, content, _ := b.call("GET", "/files/list?path=/proc&depth=2", "")
+	if !strings.Contains(content, `"`+otherInProc+`"`) || strings.Contains(content, "marker") {
+		t.Error("the list of /proc goes into another file system")
+	}
+	if _, content, _ := b.call("GET", "/files/list?"+q(otherInProc), ""); !strings.Contains(content, "marker") {
+		t.Errorf("the other file system itself: %s", content)
+	}
+}
+
 func TestZip(t *testing.T) {
 	b := start(t)
 	dir := b.path("project")

@@ -30,6 +30,8 @@ import (
 const (
 	childEnv  = "BOXD_TEST_CHILD" // directory with etc and small, set in the child
 	theSecret = "first-secret"
+	// otherInProc is where the child mounts another file system below /proc.
+	otherInProc = "/proc/tty"
 )
 
 func TestMain(m *testing.M) {
@@ -51,6 +53,8 @@ func runChild(dir string) int {
 		unix.Mount("proc", "/proc", "proc", 0, ""),
 		unix.Mount(filepath.Join(dir, "etc"), "/etc", "", unix.MS_BIND, ""),
 		unix.Mount("tmpfs", filepath.Join(dir, "small"), "tmpfs", 0, "size=1m"),
+		unix.Mount("tmpfs", otherInProc, "tmpfs", 0, "size=1m"),
+		unix.Mount(filepath.Join(dir, "root"), filepath.Join(dir, "bound"), "", unix.MS_BIND, ""),
 	}
 	for _, err := range mounts {
 		if err != nil {
@@ -87,7 +91,7 @@ type box struct {
 	t      *testing.T
 	base   string // http://host:port
 	debug  string
-	dir    string // on the test's disk; home/ is the home of user, small/ a file system of 1 MiB, etc/ is /etc
+	dir    string // on the test's disk; home/ is the home of user, small/ a file system of 1 MiB, bound/ shows root/, etc/ is /etc
 	cmd    *exec.Cmd
 	secret string
 	http   *http.Transport
@@ -103,7 +107,7 @@ func start(t *testing.T, flags ...string) *box {
 	if err := os.Chmod(filepath.Dir(dir), 0o755); err != nil { // user must get to its home
 		t.Fatal(err)
 	}
-	for _, d := range []string{"etc", "home", "small", "root"} {
+	for _, d := range []string{"etc", "home", "small", "root", "bound"} {
 		if err := os.Mkdir(filepath.Join(dir, d), 0o755); err != nil {
 			t.Fatal(err)
 		}

@@ -7,6 +7,8 @@ import (
 	"os"
 	"path"
 	"slices"
+
+	"golang.org/x/sys/unix"
 )
 
 // errTooMany ends a walk that met more entries than it may.
@@ -16,7 +18,8 @@ var errTooMany = errors.New("too many entries")
 func closeRead(c io.Closer) { _ = c.Close() }
 
 // walker goes through a tree in order of names, parents first. It follows no symlink, and what vanishes while it looks
-// is left out. Its memory is bounded by max: no more names than that are ever held.
+// is left out. Its memory is bounded by max: no more names than that are ever held. From /proc it goes into no other
+// file system: where magic links are followed in spite of O_NOFOLLOW, one such as /proc/1/root would lead back up.
 type walker struct {
 	max  int // entries left
 	seen func(p string, info fs.FileInfo) error
@@ -24,8 +27,20 @@ type walker struct {
 
 // walk visits what is below dir down to depth levels; depth 1 is dir's own entries. seen may return fs.SkipDir to leave
 // a directory alone.
-func (w *walker) walk(dir string, depth int) error {
-	names, err := readNames(dir, w.max)
+func (w *walker) walk(dir string, depth int) error { return w.below(dir, depth, nil) }
+
+// below walks dir; proc is its parent's device when the parent is in /proc, else nil.
+func (w *walker) below(dir string, depth int, proc *uint64) error {
+	d, err := os.Open(dir)
+	if err != nil {
+		return err
+	}
+	proc, leaves, err := procDevice(d, proc)
+	if err != nil || leaves {
+		_ = d.Close()
+		return err
+	}
+	names, err := namesIn(d, w.max)
 	if err != nil {
 		return err
 	}
@@ -49,11 +64,31 @@ func (w *walker) walk(dir string, depth int) error {
 		if !info.IsDir() || depth <= 1 {
 			continue
 		}
-		if err := w.walk(p, depth-1); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		if err := w.below(p, depth-1, proc); err != nil && !errors.Is(err, fs.ErrNotExist) {
 			return err
 		}
 	}
 	return nil
+}
+
+// procDevice returns d's device when d is in /proc, else nil; leaves says that d's parent is in /proc, on the device
+// parent, and d is not on it.
+func procDevice(d *os.File, parent *uint64) (proc *uint64, leaves bool, err error) {
+	device, err := deviceOf(d)
+	if err != nil {
+		return nil, false, err
+	}
+	if parent != nil {
+		return parent, device != *parent, nil
+	}
+	var fs unix.Statfs_t
+	if err := unix.Fstatfs(int(d.Fd()), &fs); err != nil {
+		return nil, false, err
+	}
+	if fs.Type == unix.PROC_SUPER_MAGIC {
+		return &device, false, nil
+	}
+	return nil, false, nil
 }
 
 // readNames lists a directory in order, or fails with errTooMany when it has more than limit entries.
@@ -62,6 +97,11 @@ func readNames(dir string, limit int) ([]string, error) {
 	if err != nil {
 		return nil, err
 	}
+	return namesIn(d, limit)
+}
+
+// namesIn is readNames for an open directory, which it closes.
+func namesIn(d *os.File, limit int) ([]string, error) {
 	defer closeRead(d)
 	var names []string
 	for {

@@ -127,7 +127,7 @@ func (f *fields) integer(name string) *int {
 	}
 	n, ok := asInteger(raw)
 	if !ok {
-		f.fail("%s must be an integer", name)
+		f.fail("%s must be an integer from %d to %d", name, numberLimits()[name].lowest, numberLimits()[name].highest)
 	}
 	return &n
 }

@@ -85,9 +85,23 @@ func WriteError(w http.ResponseWriter, _ *http.Request, err error) {
 	_, _ = w.Write(append(b, '\n'))
 }
 
+// limits are the lowest and the highest value of a number.
+type limits struct{ lowest, highest int }
+
+// numberLimits are the limits of the query parameters and body fields that are numbers.
+func numberLimits() map[string]limits {
+	return map[string]limits{
+		"limit": {1, maxLimit}, "offset": {0, maxOffset},
+		"timeout_seconds": {1, sandbox.MaxTimeoutSeconds}, "auto_delete_seconds": {0, sandbox.MaxAutoDeleteSeconds},
+	}
+}
+
 // paramError words the generated server's complaint about a query parameter or header.
 func paramError(err error) error {
 	if e, ok := errors.AsType[*gen.InvalidParamFormatError](err); ok {
+		if limits, ok := numberLimits()[e.ParamName]; ok {
+			return badRequest("%s must be a number from %d to %d", e.ParamName, limits.lowest, limits.highest)
+		}
 		return badRequest("%s is not valid", e.ParamName)
 	}
 	if e, ok := errors.AsType[*gen.TooManyValuesForParamError](err); ok {

@@ -17,6 +17,7 @@ type handlers struct{ s *server }
 const (
 	defaultLimit = 100
 	maxLimit     = 200
+	maxOffset    = 1<<31 - 1
 )
 
 // GetHealth answers as soon as the server listens.
@@ -109,10 +110,10 @@ func listRequest(p gen.ListSandboxesParams, query url.Values) (list control.List
 		list.Offset = *p.Offset
 	}
 	if list.Limit < 1 || list.Limit > maxLimit {
-		return list, false, badRequest("limit must be from 1 to %d", maxLimit)
+		return list, false, badRequest("limit must be a number from 1 to %d", maxLimit)
 	}
-	if list.Offset < 0 || list.Offset > 1<<31-1 {
-		return list, false, badRequest("offset must be from 0 to 2147483647")
+	if list.Offset < 0 || list.Offset > maxOffset {
+		return list, false, badRequest("offset must be a number from 0 to %d", maxOffset)
 	}
 	if p.Status != nil {
 		status, err := sandbox.ParseStatus(string(*p.Status))

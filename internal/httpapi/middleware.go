@@ -19,9 +19,13 @@ type recorder struct {
 	bytes  int64
 	err    error
 	// route and who are filled in on the way.
-	route string
-	who   control.Principal
+	route   string
+	who     control.Principal
+	sandbox string
 }
+
+// NoteSandbox implements edge.SandboxNoter.
+func (rec *recorder) NoteSandbox(id string) { rec.sandbox = id }
 
 // Unwrap is for http.ResponseController.
 func (rec *recorder) Unwrap() http.ResponseWriter { return rec.ResponseWriter }
@@ -98,6 +102,9 @@ func (s *server) logRequest(rec *recorder, r *http.Request, id string, took time
 	}
 	if rec.route != "" {
 		attrs = append(attrs, slog.String("route", rec.route))
+	}
+	if rec.sandbox != "" {
+		attrs = append(attrs, slog.String("sandbox", rec.sandbox))
 	}
 	if rec.who.TeamID != "" {
 		attrs = append(attrs, slog.String("team_id", rec.who.TeamID), slog.String("key_id", rec.who.KeyID))

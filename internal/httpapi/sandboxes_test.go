@@ -109,8 +109,8 @@ func TestList(t *testing.T) {
 		t.Errorf("contradicting filters: %s", body)
 	}
 	for query, field := range map[string]string{
-		"limit=0": "limit", "limit=201": "limit", "limit=-1": "limit", "limit=x": "limit", "limit=": "limit", "limit=1.5": "limit",
-		"limit=99999999999999999999": "limit", "limit=1&limit=2": "limit", "offset=-1": "offset", "offset=x": "offset",
+		"limit=0": "limit", "limit=201": "limit", "limit=-1": "limit", "limit=x": "limit must be a number from 1 to 200", "limit=": "limit", "limit=1.5": "limit",
+		"limit=99999999999999999999": "limit must be a number from 1 to 200", "limit=1&limit=2": "limit", "offset=-1": "offset", "offset=x": "offset must be a number from 0 to 2147483647",
 		"offset=2147483648": "offset", "status=creating": "status", "status=": "status", "status=Active": "status",
 		"a=%zz": "query", "a;b": "query", "metadata.a=%00": "query", "metadata.a=%ff": "query", "metadata.%00=a": "query",
 	} {
@@ -191,13 +191,13 @@ func TestCreateBadBodies(t *testing.T) {
 		`{"name":"x","from_template":""}`:      "from_template",
 		`{"name":"x","from_snapshot":""}`:      "from_snapshot",
 		`{"name":"x","from_snapshot":{}}`:      "from_snapshot",
-		`{"name":"x","timeout_seconds":"60"}`:  "timeout_seconds must be an integer",
-		`{"name":"x","timeout_seconds":1.5}`:   "timeout_seconds must be an integer",
-		`{"name":"x","timeout_seconds":1e300}`: "timeout_seconds must be an integer",
-		`{"name":"x","timeout_seconds":99999999999999999999}`: "timeout_seconds must be an integer",
-		`{"name":"x","timeout_seconds":true}`:                 "timeout_seconds must be an integer",
+		`{"name":"x","timeout_seconds":"60"}`:  "timeout_seconds must be an integer from 1 to 604800",
+		`{"name":"x","timeout_seconds":1.5}`:   "timeout_seconds must be an integer from 1 to 604800",
+		`{"name":"x","timeout_seconds":1e300}`: "timeout_seconds must be an integer from 1 to 604800",
+		`{"name":"x","timeout_seconds":99999999999999999999}`: "timeout_seconds must be an integer from 1 to 604800",
+		`{"name":"x","timeout_seconds":true}`:                 "timeout_seconds must be an integer from 1 to 604800",
 		`{"name":"x","timeout_action":1}`:                     "timeout_action",
-		`{"name":"x","auto_delete_seconds":[]}`:               "auto_delete_seconds",
+		`{"name":"x","auto_delete_seconds":[]}`:               "auto_delete_seconds must be an integer from 0 to 2592000",
 		`{"name":"x","metadata":[]}`:                          "metadata must be an object",
 		`{"name":"x","metadata":"a"}`:                         "metadata must be an object",
 		`{"name":"x","metadata":{"a":1}}`:                     `"a" must be a string`,
@@ -292,9 +292,9 @@ func TestPatch(t *testing.T) {
 		`{"network":null}`:                    "network must be an object",
 		`{"network":{"allow":[]}}`:            `unknown field "allow" in network`,
 		`{"network":{"allow_out":null}}`:      "network.allow_out",
-		`{"timeout_seconds":"1"}`:             "timeout_seconds must be an integer",
+		`{"timeout_seconds":"1"}`:             "timeout_seconds must be an integer from 1 to 604800",
 		`{"timeout_action":null}`:             "timeout_action must be a string",
-		`{"auto_delete_seconds":{}}`:          "auto_delete_seconds must be an integer",
+		`{"auto_delete_seconds":{}}`:          "auto_delete_seconds must be an integer from 0 to 2592000",
 		`{"timeout_seconds":1}{"metadata":1}`: "JSON",
 	} {
 		r.want(r.request("PATCH", path, body), 400, sandbox.CodeBadRequest, text)

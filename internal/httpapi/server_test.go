@@ -216,6 +216,9 @@ func TestAccessLogHoldsNoSecrets(t *testing.T) {
 			t.Errorf("the log holds %q", word)
 		}
 	}
+	if !strings.Contains(strings.Split(log, "\n")[1], `"sandbox":"`+sandboxID+`"`) {
+		t.Errorf("the data plane's line does not name the sandbox: %s", log)
+	}
 	var line map[string]any
 	if err := json.Unmarshal([]byte(strings.SplitN(log, "\n", 2)[0]), &line); err != nil {
 		t.Fatal(err)

@@ -241,7 +241,7 @@ func TestRulesComeBackWhenTheFirewallIsFlushed(t *testing.T) {
 	for ready, _ := m.Counts(); ready < 1; ready, _ = m.Counts() {
 		time.Sleep(time.Millisecond)
 	}
-	apply(t, m, s, nil, []string{publicAddr2})
+	apply(t, m, s, nil, []string{publicAddr2 + "/32"})
 	conn, err := nftables.New()
 	if err != nil {
 		t.Fatal(err)

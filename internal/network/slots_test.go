@@ -79,7 +79,7 @@ func TestPolicyCombinationsLive(t *testing.T) {
 		{[]string{"0.0.0.0/0"}, []string{"0.0.0.0/0"}, true, true, true},
 		{nil, []string{"0.0.0.0/1", "128.0.0.0/1"}, false, false, false},
 		{[]string{"example.com"}, []string{"0.0.0.0/0"}, false, false, false},
-		{[]string{"198.51.100.0/28", "198.51.100.8/29"}, []string{"255.255.255.255", "128.0.0.0/1"}, true, true, false},
+		{[]string{"198.51.100.0/28", "198.51.100.8/29"}, []string{"255.255.255.255/32", "128.0.0.0/1"}, true, true, false},
 		{nil, []string{"::/0"}, true, true, true},
 		{manyOverlapping("198.51.100.0"), manyOverlapping("203.0.113.0"), true, true, false},
 		{nil, nil, true, true, true},
@@ -188,7 +188,7 @@ func TestRepliesAreCutToo(t *testing.T) {
 	if err := push(deadline); err != nil {
 		t.Fatal(err)
 	}
-	apply(t, m, s, nil, []string{publicAddr})
+	apply(t, m, s, nil, []string{publicAddr + "/32"})
 	if push(patience) == nil {
 		t.Error("a packet from an address that is denied now came through")
 	}

@@ -30,7 +30,7 @@ func ParsePolicy(cfg *NetworkConfig) (Policy, error) {
 		}
 	}
 	for i, entry := range cfg.DenyOut {
-		prefix, err := parsePrefix(entry)
+		prefix, err := parseCIDR(entry)
 		if err != nil {
 			return Policy{}, entryError("deny_out", i, entry, err)
 		}
@@ -77,6 +77,15 @@ func parsePrefix(entry string) (netip.Prefix, error) {
 		return netip.Prefix{}, errors.New("IPv4-mapped IPv6 addresses are not allowed; write the IPv4 address")
 	}
 	return prefix.Masked(), nil
+}
+
+// parseCIDR is parsePrefix for the list that takes no bare addresses.
+func parseCIDR(entry string) (netip.Prefix, error) {
+	prefix, err := parsePrefix(entry)
+	if err == nil && !strings.Contains(entry, "/") {
+		return netip.Prefix{}, fmt.Errorf("it is not a CIDR; write %s", prefix)
+	}
+	return prefix, err
 }
 
 func checkEntryCount(field string, entries []string) error {

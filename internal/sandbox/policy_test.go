@@ -72,8 +72,17 @@ func TestParsePolicyRefuses(t *testing.T) {
 	for _, entry := range notInAllow {
 		checkRefused(t, &sandbox.NetworkConfig{AllowOut: []string{"example.com", entry}}, "network.allow_out[1] ", entry)
 	}
-	for _, entry := range []string{"", "example.com", "*.example.com", "1.2.3", "::ffff:1.2.3.4", "fe80::1%lo", "1.2.3.4/33"} {
-		checkRefused(t, &sandbox.NetworkConfig{DenyOut: []string{"1.2.3.4", "::/0", entry}}, "network.deny_out[2] ", entry)
+	for _, entry := range []string{"", "example.com", "*.example.com", "1.2.3", "::ffff:1.2.3.4", "fe80::1%lo", "1.2.3.4/33", "1.2.3.4", "::1"} {
+		checkRefused(t, &sandbox.NetworkConfig{DenyOut: []string{"1.2.3.4/32", "::/0", entry}}, "network.deny_out[2] ", entry)
+	}
+}
+
+func TestParsePolicySaysHowToDenyAnAddress(t *testing.T) {
+	for entry, want := range map[string]string{"1.2.3.4": "write 1.2.3.4/32", "2001:DB8::1": "write 2001:db8::1/128"} {
+		_, err := sandbox.ParsePolicy(&sandbox.NetworkConfig{DenyOut: []string{entry}})
+		if err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("%s: %v, want %q", entry, err, want)
+		}
 	}
 }
 
@@ -97,7 +106,7 @@ func TestParsePolicyCountsEntries(t *testing.T) {
 	mustParse(t, full, full)
 	for _, cfg := range []*sandbox.NetworkConfig{
 		{AllowOut: append(slices.Clone(full), "198.51.100.1")},
-		{DenyOut: append(slices.Clone(full), "198.51.100.1")},
+		{DenyOut: append(slices.Clone(full), "198.51.100.1/32")},
 	} {
 		if _, err := sandbox.ParsePolicy(cfg); sandbox.CodeOf(err) != sandbox.CodeBadRequest || !strings.Contains(err.Error(), "256") {
 			t.Errorf("257 entries: %v, want bad_request naming the limit", err)

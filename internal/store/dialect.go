@@ -1,7 +1,12 @@
 package store
 
 import (
+	"database/sql/driver"
 	"errors"
+	"io"
+	"net"
+	"slices"
+	"strings"
 
 	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/pressly/goose/v3"
@@ -34,7 +39,14 @@ const (
 	pgUniqueViolation      = "23505"
 	pgSerializationFailure = "40001"
 	pgDeadlockDetected     = "40P01"
+	pgTooManyConnections   = "53300"
+	pgDiskFull             = "53100"
+	pgLockNotAvailable     = "55P03"
+	pgConnectionClass      = "08" // its codes begin with it
 )
+
+// pgStopping are the codes of a server that stops, has crashed or is not up yet.
+func pgStopping() []string { return []string{"57P01", "57P02", "57P03"} }
 
 // isDuplicate says whether err is a violated primary key or UNIQUE index.
 func isDuplicate(err error) bool {
@@ -47,10 +59,35 @@ func isDuplicate(err error) bool {
 	return false
 }
 
-// isFull says whether there was no room left on the file system of a SQLite database; the transaction is rolled back.
+// isFull says whether there was no room left on the file system of the database; the transaction is rolled back.
 func isFull(err error) bool {
+	if e, ok := errors.AsType[*pgconn.PgError](err); ok {
+		return e.Code == pgDiskFull
+	}
 	e, ok := errors.AsType[*sqlite.Error](err)
 	return ok && (e.Code() == sqlitecode.SQLITE_FULL || e.Code() == sqlitecode.SQLITE_IOERR_SHMSIZE)
+}
+
+// isBusy says whether others kept the database locked or took all its connections for longer than is waited.
+func isBusy(err error) bool {
+	if e, ok := errors.AsType[*sqlite.Error](err); ok {
+		primary := e.Code() & 0xff // the rest tells kinds apart
+		return primary == sqlitecode.SQLITE_BUSY || primary == sqlitecode.SQLITE_LOCKED
+	}
+	e, ok := errors.AsType[*pgconn.PgError](err)
+	return ok && (e.Code == pgTooManyConnections || e.Code == pgLockNotAvailable) || isTransient(err)
+}
+
+// isUnreachable says whether there is no PostgreSQL to talk to, or it ended the session because it stops or starts.
+func isUnreachable(err error) bool {
+	if e, ok := errors.AsType[*pgconn.PgError](err); ok {
+		return strings.HasPrefix(e.Code, pgConnectionClass) || slices.Contains(pgStopping(), e.Code)
+	}
+	if _, ok := errors.AsType[*pgconn.ConnectError](err); ok {
+		return true
+	}
+	_, ok := errors.AsType[*net.OpError](err)
+	return ok || errors.Is(err, driver.ErrBadConn) || errors.Is(err, io.ErrUnexpectedEOF)
 }
 
 // isTransient says whether the database gave up a transaction only because of others running at the same time: it is

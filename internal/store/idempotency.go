@@ -32,7 +32,7 @@ func usedKey(ctx context.Context, q querier, teamID, key string) (*control.Idemp
 		return nil, nil
 	}
 	if err != nil {
-		return nil, fmt.Errorf("looking up the idempotency key: %w", err)
+		return nil, wrap(err, "looking up the idempotency key")
 	}
 	k.UsedAt = fromMicros(used)
 	if err := copyHash(&k.BodyHash, hash); err != nil {

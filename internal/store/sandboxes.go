@@ -178,7 +178,7 @@ func (s *Store) DueSandboxes(ctx context.Context, now time.Time, limit int) (due
 func (s *Store) CountByState(ctx context.Context) (map[sandbox.State]int, error) {
 	rows, err := s.read.QueryContext(ctx, `SELECT state, count(*) FROM sandboxes GROUP BY state`)
 	if err != nil {
-		return nil, fmt.Errorf("counting sandboxes: %w", err)
+		return nil, wrap(err, "counting sandboxes")
 	}
 	defer rows.Close()
 	counts := map[sandbox.State]int{}
@@ -186,12 +186,12 @@ func (s *Store) CountByState(ctx context.Context) (map[sandbox.State]int, error)
 		var state sandbox.State
 		var n int
 		if err := rows.Scan(&state, &n); err != nil {
-			return nil, fmt.Errorf("counting sandboxes: %w", err)
+			return nil, wrap(err, "counting sandboxes")
 		}
 		counts[state] = n
 	}
 	if err := rows.Err(); err != nil {
-		return nil, fmt.Errorf("counting sandboxes: %w", err)
+		return nil, wrap(err, "counting sandboxes")
 	}
 	return counts, nil
 }

@@ -27,19 +27,41 @@ func (s *Store) inWrite(ctx context.Context, doing string, fn func(*sql.Tx) erro
 	if isFull(err) && s.reserve.spend() {
 		err = runTx(ctx, s.write, options, fn)
 	}
-	if err != nil {
-		return fmt.Errorf("%s: %w", doing, err)
-	}
-	return nil
+	return wrap(err, doing)
 }
 
 // inRead runs fn in a transaction in which all SELECTs see the same state.
 func (s *Store) inRead(ctx context.Context, doing string, fn func(*sql.Tx) error) error {
 	options := &sql.TxOptions{ReadOnly: true, Isolation: sql.LevelRepeatableRead}
-	if err := runTx(ctx, s.read, options, fn); err != nil {
-		return fmt.Errorf("%s: %w", doing, err)
+	return wrap(runTx(ctx, s.read, options, fn), doing)
+}
+
+// busyRetrySeconds is when a client may try again what the database could not do. It has waited for
+// sqliteBusyMillis already.
+const busyRetrySeconds = 5
+
+// wrap says in an error what failed. One that may be gone on the next try becomes unavailable.
+func wrap(err error, doing string) error {
+	if err == nil {
+		return nil
 	}
-	return nil
+	err = fmt.Errorf("%s: %w", doing, err)
+	if _, ok := errors.AsType[*sandbox.Error](err); ok {
+		return err
+	}
+	state := ""
+	switch {
+	case isFull(err):
+		state = "full"
+	case isBusy(err):
+		state = "busy"
+	case isUnreachable(err):
+		state = "not reachable"
+	default:
+		return err
+	}
+	return &sandbox.Error{Code: sandbox.CodeUnavailable, Cause: err, RetryAfterSeconds: busyRetrySeconds,
+		Message: "the server's database is " + state + "; try again"}
 }
 
 func runTx(ctx context.Context, db *sql.DB, options *sql.TxOptions, fn func(*sql.Tx) error) error {
@@ -97,7 +119,7 @@ func one[T any](ctx context.Context, q querier, what string, scan func(scanner) 
 		return nil, sandbox.ErrNotFound(what)
 	}
 	if err != nil {
-		return nil, fmt.Errorf("reading a %s: %w", what, err)
+		return nil, wrap(err, "reading a "+what)
 	}
 	return v, nil
 }
@@ -106,19 +128,19 @@ func one[T any](ctx context.Context, q querier, what string, scan func(scanner) 
 func all[T any](ctx context.Context, q querier, what string, scan func(scanner) (*T, error), query string, args ...any) ([]*T, error) {
 	rows, err := q.QueryContext(ctx, query, args...)
 	if err != nil {
-		return nil, fmt.Errorf("listing %ss: %w", what, err)
+		return nil, wrap(err, "listing "+what+"s")
 	}
 	defer rows.Close()
 	list := []*T{}
 	for rows.Next() {
 		v, err := scan(rows)
 		if err != nil {
-			return nil, fmt.Errorf("reading a %s: %w", what, err)
+			return nil, wrap(err, "reading a "+what)
 		}
 		list = append(list, v)
 	}
 	if err := rows.Err(); err != nil {
-		return nil, fmt.Errorf("listing %ss: %w", what, err)
+		return nil, wrap(err, "listing "+what+"s")
 	}
 	return list, nil
 }

@@ -137,7 +137,7 @@ func TestAptAndLiveRules(t *testing.T) {
 	b.pause()
 	b.patchFails(client.IsConflict)
 	b.resume()
-	b.patchNetwork(&client.Network{DenyOut: []string{ip}})
+	b.patchNetwork(&client.Network{DenyOut: []string{ip + "/32"}})
 	b.pause()
 	b.resume()
 	if got := b.tryTCP(ip, 80); got != "timeout" {
@@ -213,9 +213,10 @@ func TestNetworkBadInput(t *testing.T) {
 		many[i] = fmt.Sprintf("198.51.%d.0/24", i%256)
 	}
 	for name, n := range map[string]*client.Network{
-		"a domain in deny_out": {DenyOut: []string{"example.com"}},
-		"no address at all":    {AllowOut: []string{"not an address!"}},
-		"257 entries":          {AllowOut: many},
+		"a domain in deny_out":   {DenyOut: []string{"example.com"}},
+		"an address in deny_out": {DenyOut: []string{"198.51.100.1"}},
+		"no address at all":      {AllowOut: []string{"not an address!"}},
+		"257 entries":            {AllowOut: many},
 	} {
 		_, err := api.CreateSandbox(t.Context(), client.CreateSandboxRequest{Name: "bad", Network: n})
 		if !client.IsBadRequest(err) || !strings.Contains(err.Error(), "_out") {
