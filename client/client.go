@@ -1,6 +1,8 @@
 package client
 
 import (
+	"crypto/tls"
+	"crypto/x509"
 	"errors"
 	"fmt"
 	"net/http"
@@ -19,7 +21,9 @@ type Client struct {
 	apiKey    string
 	http      *http.Client
 	userAgent string
-	sleep     sleeper
+	// rootCAs is nil for the system's.
+	rootCAs *x509.CertPool
+	sleep   sleeper
 }
 
 // Option changes how a Client works.
@@ -51,14 +55,15 @@ func New(baseURL, apiKey string, opts ...Option) (*Client, error) {
 	if c.http != nil {
 		h = *c.http
 	} else {
-		h.Transport = defaultTransport()
+		h.Transport = defaultTransport(c.rootCAs)
 	}
 	h.CheckRedirect = func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }
 	c.http = &h
 	return c, nil
 }
 
-// FromEnv makes a client from SUPERSERVE_BASE_URL (default DefaultBaseURL) and SUPERSERVE_API_KEY (required).
+// FromEnv makes a client from SUPERSERVE_BASE_URL (default DefaultBaseURL), SUPERSERVE_API_KEY (required) and
+// SUPERSERVE_CA_FILE: a PEM file with certificate authorities that are trusted as well as the system's.
 func FromEnv(opts ...Option) (*Client, error) {
 	base := os.Getenv("SUPERSERVE_BASE_URL")
 	if base == "" {
@@ -68,14 +73,24 @@ func FromEnv(opts ...Option) (*Client, error) {
 	if key == "" {
 		return nil, errors.New("SUPERSERVE_API_KEY is not set")
 	}
+	if file := os.Getenv("SUPERSERVE_CA_FILE"); file != "" {
+		pool, err := LoadRootCAs(file)
+		if err != nil {
+			return nil, fmt.Errorf("SUPERSERVE_CA_FILE: %w", err)
+		}
+		opts = append([]Option{WithRootCAs(pool)}, opts...)
+	}
 	return New(base, key, opts...)
 }
 
 // BaseURL is the server's origin, without a trailing slash.
 func (c *Client) BaseURL() string { return c.base.String() }
 
-func defaultTransport() *http.Transport {
+func defaultTransport(rootCAs *x509.CertPool) *http.Transport {
 	t := http.DefaultTransport.(*http.Transport).Clone()
+	if rootCAs != nil {
+		t.TLSClientConfig = &tls.Config{RootCAs: rootCAs, MinVersion: tls.VersionTLS12}
+	}
 	t.MaxIdleConnsPerHost = 16
 	// Downloads keep their Content-Length, and streams are not held back by a decoder.
 	t.DisableCompression = true

@@ -101,6 +101,16 @@ func TestDataPlaneCalls(t *testing.T) {
 			`{"from":"/a","to":"/b"}`, "application/json"},
 		"remove":    {func(d *client.DataPlane) error { return d.Remove(ctx, "/x", false) }, "", "DELETE", "/files?path=%2Fx", "", ""},
 		"recursive": {func(d *client.DataPlane) error { return d.Remove(ctx, "/x", true) }, "", "DELETE", "/files?path=%2Fx&recursive=true", "", ""},
+		"sessions": {func(d *client.DataPlane) error {
+			l, err := d.Sessions(ctx)
+			if err == nil && (len(l) != 2 || l[0].ExitCode != nil || *l[1].ExitCode != 0 || !l[1].Terminal || l[1].StartedAt.Year() != 2026) {
+				err = fmt.Errorf("%+v", l)
+			}
+			return err
+		}, `[{"session_id":"a","command":"x","pid":1,"started_at":"2026-01-02T15:04:05.000Z"},
+			{"session_id":"b","command":"y","pid":2,"started_at":"2026-01-02T15:04:05.000Z","exit_code":0,"terminal":true}]`,
+			"GET", "/exec/sessions", "", ""},
+		"kill session": {func(d *client.DataPlane) error { return d.KillSession(ctx, "a/b") }, "", "DELETE", "/exec/sessions/a%2Fb", "", ""},
 	} {
 		t.Run(name, func(t *testing.T) {
 			s, _ := serve(t, answer{status: 200, body: c.answer})

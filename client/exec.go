@@ -1,8 +1,6 @@
 package client
 
 import (
-	"bufio"
-	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
@@ -12,11 +10,9 @@ import (
 	"net/http"
 )
 
-// maxEventLine bounds one line of an event stream, in bytes.
-const maxEventLine = 16 << 20
-
-// ErrStreamCut is the error of an exec stream that ended before the command's end was told, because the connection
-// broke or the sandbox was paused, stopped or deleted. The command may or may not still run.
+// ErrStreamCut is the error of a stream that ended before the command's end was told, because the connection broke or
+// the sandbox was paused, stopped or deleted. The command may or may not still run; a session can be attached to again.
+// A file watch that ends without being closed has the same error.
 var ErrStreamCut = errors.New("the stream ended before the command did")
 
 func (c *Client) exec(ctx context.Context, r call, req ExecRequest) (*ExecResult, error) {
@@ -41,12 +37,12 @@ func (c *Client) execStream(ctx context.Context, r call, req ExecRequest) (*Exec
 // ExecStream is the output of a running command. It is used by one goroutine at a time and must be closed.
 type ExecStream struct {
 	body     io.ReadCloser
-	lines    *bufio.Reader
+	events   eventReader
 	finished bool
 }
 
 func newExecStream(res *http.Response) *ExecStream {
-	return &ExecStream{body: res.Body, lines: bufio.NewReaderSize(res.Body, 32<<10)}
+	return &ExecStream{body: res.Body, events: newEventReader(res.Body)}
 }
 
 // Next waits for the next event. The last one has Finished and ExitCode set; after it comes io.EOF. A command that
@@ -55,7 +51,7 @@ func (s *ExecStream) Next() (*ExecEvent, error) {
 	if s.finished {
 		return nil, io.EOF
 	}
-	data, err := s.nextData()
+	data, err := s.events.next()
 	if err != nil {
 		return nil, err
 	}
@@ -110,55 +106,3 @@ func (s *ExecStream) Copy(stdout, stderr io.Writer) (exitCode int, err error) {
 
 // Close ends the stream; a command that still runs goes on until its timeout, its output lost.
 func (s *ExecStream) Close() error { return s.body.Close() }
-
-// nextData returns the data of the next server-sent event, its data lines joined; comments and other fields are
-// passed over. An event that its empty line does not end is not delivered.
-func (s *ExecStream) nextData() ([]byte, error) {
-	var data []byte
-	given := false
-	for {
-		line, err := s.readLine()
-		if err != nil {
-			return nil, err
-		}
-		if len(line) == 0 {
-			if given {
-				return data, nil
-			}
-			continue
-		}
-		value, ok := bytes.CutPrefix(line, []byte("data:"))
-		if !ok {
-			continue
-		}
-		value = bytes.TrimPrefix(value, []byte(" "))
-		if given {
-			data = append(data, '\n')
-		}
-		if len(data)+len(value) > maxEventLine {
-			return nil, fmt.Errorf("an event is longer than %d bytes", maxEventLine)
-		}
-		data, given = append(data, value...), true
-	}
-}
-
-// readLine reads a line without its end ("\n" or "\r\n").
-func (s *ExecStream) readLine() ([]byte, error) {
-	var line []byte
-	for {
-		part, err := s.lines.ReadSlice('\n')
-		if len(line)+len(part) > maxEventLine {
-			return nil, fmt.Errorf("an event is longer than %d bytes", maxEventLine)
-		}
-		line = append(line, part...)
-		switch {
-		case err == nil:
-			return bytes.TrimSuffix(line[:len(line)-1], []byte("\r")), nil
-		case errors.Is(err, bufio.ErrBufferFull):
-		case errors.Is(err, io.EOF), errors.Is(err, io.ErrUnexpectedEOF):
-			return nil, ErrStreamCut
-		default:
-			return nil, fmt.Errorf("%w: %w", ErrStreamCut, err)
-		}
-	}
-}

@@ -64,17 +64,28 @@ func (c *Client) do(ctx context.Context, r call) (res *http.Response, retried bo
 	if r.method == http.MethodGet || r.method == http.MethodDelete {
 		tries = attempts
 	}
-	for try := 1; ; try++ {
+	retried, err = c.retry(ctx, tries, func() error {
+		var err error
 		res, err = c.attempt(ctx, r, payload)
+		return err
+	})
+	return res, retried, err
+}
+
+// retry makes up to so many attempts, waiting in between, until one succeeds or fails in a way that another would not
+// mend.
+func (c *Client) retry(ctx context.Context, tries int, attempt func() error) (retried bool, err error) {
+	for try := 1; ; try++ {
+		err = attempt()
 		wait, again := retryWait(err, try)
 		if err == nil || !again || try == tries || ctx.Err() != nil {
-			return res, try > 1, err
+			return try > 1, err
 		}
 		if deadline, ok := ctx.Deadline(); ok && time.Until(deadline) < wait {
-			return nil, try > 1, err
+			return try > 1, err
 		}
 		if c.sleep(ctx, wait) != nil {
-			return nil, try > 1, err
+			return try > 1, err
 		}
 	}
 }

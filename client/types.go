@@ -127,6 +127,9 @@ type ExecRequest struct {
 	Env        map[string]string `json:"env,omitempty"`
 	WorkingDir string            `json:"working_dir,omitempty"`
 	User       string            `json:"user,omitempty"`
-	// TimeoutSeconds after which the whole process group is killed and the exit code is 124; 0 means the default, 30.
+	// TimeoutSeconds after which the whole process group is killed and the exit code is 124; 0 means the default: 30, and
+	// none in Spawn.
 	TimeoutSeconds float64 `json:"timeout_s,omitempty"`
+	// Terminal gives the command a terminal of this size; only Spawn does. All its output is Stdout then.
+	Terminal *TerminalSize `json:"terminal,omitempty"`
 }

@@ -7,6 +7,27 @@ import (
 	"time"
 )
 
+// Defines values for ControlType.
+const (
+	ControlTypeResize     ControlType = "resize"
+	ControlTypeSignal     ControlType = "signal"
+	ControlTypeStdinClose ControlType = "stdin_close"
+)
+
+// Valid indicates whether the value is a known member of the ControlType enum.
+func (e ControlType) Valid() bool {
+	switch e {
+	case ControlTypeResize:
+		return true
+	case ControlTypeSignal:
+		return true
+	case ControlTypeStdinClose:
+		return true
+	default:
+		return false
+	}
+}
+
 // Defines values for FileType.
 const (
 	FileTypeDirectory FileType = "directory"
@@ -130,6 +151,48 @@ func (e TimeoutAction) Valid() bool {
 	}
 }
 
+// Defines values for TruncatedType.
+const (
+	TruncatedTypeTruncated TruncatedType = "truncated"
+)
+
+// Valid indicates whether the value is a known member of the TruncatedType enum.
+func (e TruncatedType) Valid() bool {
+	switch e {
+	case TruncatedTypeTruncated:
+		return true
+	default:
+		return false
+	}
+}
+
+// Defines values for WatchEventEvent.
+const (
+	WatchEventEventCreate   WatchEventEvent = "create"
+	WatchEventEventOverflow WatchEventEvent = "overflow"
+	WatchEventEventRemove   WatchEventEvent = "remove"
+	WatchEventEventRename   WatchEventEvent = "rename"
+	WatchEventEventWrite    WatchEventEvent = "write"
+)
+
+// Valid indicates whether the value is a known member of the WatchEventEvent enum.
+func (e WatchEventEvent) Valid() bool {
+	switch e {
+	case WatchEventEventCreate:
+		return true
+	case WatchEventEventOverflow:
+		return true
+	case WatchEventEventRemove:
+		return true
+	case WatchEventEventRename:
+		return true
+	case WatchEventEventWrite:
+		return true
+	default:
+		return false
+	}
+}
+
 // Defines values for ReadFileParamsFormat.
 const (
 	ReadFileParamsFormatZip ReadFileParamsFormat = "zip"
@@ -159,6 +222,55 @@ func (e WriteFileParamsFormat) Valid() bool {
 		return false
 	}
 }
+
+// Connect A command to start: the fields of ExecRequest and `terminal`; without `timeout_s` it may run for ever. Or `attach`,
+// and `offset` if need be, alone.
+type Connect struct {
+	// Args As in ExecRequest.
+	Args []string `json:"args,omitempty"`
+
+	// Attach Session id.
+	Attach string `json:"attach,omitempty"`
+
+	// Command As in ExecRequest.
+	Command string `json:"command,omitempty"`
+
+	// Env As in ExecRequest.
+	Env map[string]string `json:"env,omitempty"`
+
+	// Offset 0 is everything that is kept.
+	Offset int64 `json:"offset,omitempty"`
+
+	// Terminal Run the command on a terminal of this size; its output is channel 1.
+	Terminal WindowSize `json:"terminal,omitempty"`
+
+	// TimeoutS As in ExecRequest, without a default.
+	TimeoutS float32 `json:"timeout_s,omitempty"`
+
+	// User As in ExecRequest.
+	User string `json:"user,omitempty"`
+
+	// WorkingDir As in ExecRequest.
+	WorkingDir string `json:"working_dir,omitempty"`
+}
+
+// Control defines model for Control.
+type Control struct {
+	// Cols Of a resize.
+	Cols int `json:"cols,omitempty"`
+
+	// Name Of a signal.
+	//
+	// Example: SIGINT
+	Name string `json:"name,omitempty"`
+
+	// Rows Of a resize.
+	Rows int         `json:"rows,omitempty"`
+	Type ControlType `json:"type"`
+}
+
+// ControlType defines model for Control.Type.
+type ControlType string
 
 // CreateSandboxRequest defines model for CreateSandboxRequest.
 type CreateSandboxRequest struct {
@@ -271,6 +383,14 @@ type ExecResult struct {
 	Truncated bool `json:"truncated,omitempty"`
 }
 
+// Exited defines model for Exited.
+type Exited struct {
+	ExitCode int `json:"exit_code"`
+
+	// Finished Always true.
+	Finished bool `json:"finished"`
+}
+
 // FileInfo defines model for FileInfo.
 type FileInfo struct {
 	// Mode Permissions as four octal digits, such as `0644`.
@@ -349,6 +469,16 @@ type Network struct {
 
 	// DenyOut CIDRs only; `0.0.0.0/0` denies all of IPv4.
 	DenyOut []string `json:"deny_out,omitempty"`
+}
+
+// Opened defines model for Opened.
+type Opened struct {
+	// Pid 0 when the command could not be started.
+	Pid       int    `json:"pid"`
+	SessionID string `json:"session_id"`
+
+	// Terminal The session runs on a terminal.
+	Terminal bool `json:"terminal,omitempty"`
 }
 
 // PatchSandboxRequest defines model for PatchSandboxRequest.
@@ -487,6 +617,27 @@ type Sandbox struct {
 // back. `failed`: it broke; `failure_reason` says why, it remains until deleted.
 type SandboxStatus string
 
+// Session defines model for Session.
+type Session struct {
+	// Command For people: with its arguments, cut to 1 KiB.
+	Command string `json:"command"`
+
+	// ExitCode As in ExecResult; absent while the command runs.
+	ExitCode *int `json:"exit_code,omitempty"`
+
+	// Pid The command's process id in the sandbox; 0 when it could not be started.
+	Pid       int    `json:"pid"`
+	SessionID string `json:"session_id"`
+
+	// StartedAt RFC 3339 in UTC, exactly three fractional digits.
+	//
+	// Example: 2026-01-02T15:04:05.000Z
+	StartedAt Timestamp `json:"started_at"`
+
+	// Terminal It runs on a terminal.
+	Terminal bool `json:"terminal,omitempty"`
+}
+
 // Template defines model for Template.
 type Template struct {
 	// BuiltAt RFC 3339 in UTC, exactly three fractional digits.
@@ -535,6 +686,19 @@ type TimeoutAction string
 // Example: 2026-01-02T15:04:05.000Z
 type Timestamp = time.Time
 
+// Truncated defines model for Truncated.
+type Truncated struct {
+	// Bytes How many bytes before `offset` are no longer kept.
+	Bytes int64 `json:"bytes"`
+
+	// Offset Where the output goes on.
+	Offset int64         `json:"offset"`
+	Type   TruncatedType `json:"type"`
+}
+
+// TruncatedType defines model for Truncated.Type.
+type TruncatedType string
+
 // Waiting defines model for Waiting.
 type Waiting struct {
 	// Done How much of the step is done, in units of the step.
@@ -548,6 +712,26 @@ type Waiting struct {
 
 	// What What is being prepared, such as `template superserve/base`.
 	What string `json:"what"`
+}
+
+// WatchEvent defines model for WatchEvent.
+type WatchEvent struct {
+	// Event `rename` has the old path; the new one, if it is watched, follows as `create`. `overflow` has no path: events
+	// were lost, because the client was slow or there are too many directories; look at the files again.
+	Event WatchEventEvent `json:"event"`
+
+	// Path Absolute path.
+	Path string `json:"path,omitempty"`
+}
+
+// WatchEventEvent `rename` has the old path; the new one, if it is watched, follows as `create`. `overflow` has no path: events
+// were lost, because the client was slow or there are too many directories; look at the files again.
+type WatchEventEvent string
+
+// WindowSize defines model for WindowSize.
+type WindowSize struct {
+	Cols int `json:"cols"`
+	Rows int `json:"rows"`
 }
 
 // FilePath defines model for FilePath.
@@ -589,8 +773,29 @@ type Unauthorized = Error
 // Unavailable defines model for Unavailable.
 type Unavailable = Error
 
+// UpgradeRequired defines model for UpgradeRequired.
+type UpgradeRequired = Error
+
 // ExecParams defines parameters for Exec.
 type ExecParams struct {
+	// XSuperserveSandboxID The sandbox's id. Required unless the host name already names the sandbox; without it 400.
+	XSuperserveSandboxID RoutingHeader `json:"X-Superserve-Sandbox-Id,omitempty"`
+}
+
+// ConnectExecParams defines parameters for ConnectExec.
+type ConnectExecParams struct {
+	// XSuperserveSandboxID The sandbox's id. Required unless the host name already names the sandbox; without it 400.
+	XSuperserveSandboxID RoutingHeader `json:"X-Superserve-Sandbox-Id,omitempty"`
+}
+
+// ListSessionsParams defines parameters for ListSessions.
+type ListSessionsParams struct {
+	// XSuperserveSandboxID The sandbox's id. Required unless the host name already names the sandbox; without it 400.
+	XSuperserveSandboxID RoutingHeader `json:"X-Superserve-Sandbox-Id,omitempty"`
+}
+
+// DeleteSessionParams defines parameters for DeleteSession.
+type DeleteSessionParams struct {
 	// XSuperserveSandboxID The sandbox's id. Required unless the host name already names the sandbox; without it 400.
 	XSuperserveSandboxID RoutingHeader `json:"X-Superserve-Sandbox-Id,omitempty"`
 }
@@ -682,6 +887,19 @@ type StatFileParams struct {
 	XSuperserveSandboxID RoutingHeader `json:"X-Superserve-Sandbox-Id,omitempty"`
 }
 
+// WatchFilesParams defines parameters for WatchFiles.
+type WatchFilesParams struct {
+	// Recursive Also everything below the directory, directories made later included. What such a new directory already holds
+	// is told as `create`, now and then twice. Symlinks are not followed.
+	Recursive bool `form:"recursive,omitempty" json:"recursive,omitempty"`
+
+	// Path Absolute path, without `..` segments, at most 4096 bytes; else 400.
+	Path FilePath `form:"path" json:"path"`
+
+	// XSuperserveSandboxID The sandbox's id. Required unless the host name already names the sandbox; without it 400.
+	XSuperserveSandboxID RoutingHeader `json:"X-Superserve-Sandbox-Id,omitempty"`
+}
+
 // ListSandboxesParams defines parameters for ListSandboxes.
 type ListSandboxesParams struct {
 	// Status Keep only sandboxes in this status.
@@ -705,6 +923,24 @@ type CreateSandboxParams struct {
 type ListTemplatesParams struct {
 	// NamePrefix Keep only templates whose name starts with this.
 	NamePrefix string `form:"name_prefix,omitempty" json:"name_prefix,omitempty"`
+}
+
+// ConnectTerminalParams defines parameters for ConnectTerminal.
+type ConnectTerminalParams struct {
+	// Cols Columns. With `attach`, neither `cols` nor `rows` leaves the terminal's size as it is.
+	Cols int `form:"cols,omitempty" json:"cols,omitempty"`
+
+	// Rows Rows.
+	Rows int `form:"rows,omitempty" json:"rows,omitempty"`
+
+	// Attach Id of a terminal's session to attach to, instead of starting a shell.
+	Attach string `form:"attach,omitempty" json:"attach,omitempty"`
+
+	// Offset With `attach`, the offset to go on from. 0 is everything that is kept.
+	Offset int64 `form:"offset,omitempty" json:"offset,omitempty"`
+
+	// XSuperserveSandboxID The sandbox's id. Required unless the host name already names the sandbox; without it 400.
+	XSuperserveSandboxID RoutingHeader `json:"X-Superserve-Sandbox-Id,omitempty"`
 }
 
 // ExecJSONRequestBody defines body for Exec for application/json ContentType.

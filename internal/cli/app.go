@@ -71,7 +71,8 @@ func (a *App) root() *cobra.Command {
 		Long: `Superserve runs isolated Linux sandboxes and serves them over HTTP.
 
 Commands for a server read its address from SUPERSERVE_BASE_URL (` + defaultBaseURL + `) and the
-key from SUPERSERVE_API_KEY.`,
+key from SUPERSERVE_API_KEY. SUPERSERVE_CA_FILE names a PEM file with certificate authorities to trust as well as the
+system's, such as superserve ca show prints.`,
 		SilenceErrors: true,
 		SilenceUsage:  true,
 		Args:          cobra.NoArgs,
@@ -86,7 +87,7 @@ key from SUPERSERVE_API_KEY.`,
 	root.CompletionOptions.HiddenDefaultCmd = true
 	root.PersistentFlags().BoolVar(&a.json, "json", false, "print JSON for scripts")
 	root.AddCommand(
-		a.serverCommand(), a.sandboxCommand(), a.templateCommand(), a.keyCommand(), a.doctorCommand(),
+		a.serverCommand(), a.sandboxCommand(), a.templateCommand(), a.keyCommand(), a.caCommand(), a.doctorCommand(),
 		a.upCommand(), a.downCommand(), a.demoCommand(), a.benchCommand(), a.versionCommand(),
 		a.configCommand(), a.docsCommand(root),
 	)

@@ -18,12 +18,16 @@ import (
 
 func (a *App) benchCommand() *cobra.Command {
 	n := 20
+	var sdk bool
 	cmd := &cobra.Command{
 		Use:   "bench",
 		Short: "Measure create, first exec, pause, resume and memory per sandbox",
 		Long: `Create sandboxes one after another, run a first command in each, then pause, resume and delete them all, and
 print how long each took. Memory per idle sandbox is read from this machine's MemAvailable, so it means something only
-on the server's own machine with nothing else going on.`,
+on the server's own machine with nothing else going on.
+
+With --sdk it measures the Go client instead, against net/http alone on the same calls in turn: a command that does
+nothing, and 100 MiB up and down.`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if n < 1 || n > 1000 {
@@ -33,11 +37,15 @@ on the server's own machine with nothing else going on.`,
 			if err != nil {
 				return err
 			}
+			if sdk {
+				return a.benchSDK(cmd.Context(), c, n)
+			}
 			return a.bench(cmd.Context(), c, n)
 		},
 	}
 	bindSettings(cmd, "data-dir")
-	cmd.Flags().IntVarP(&n, "count", "n", n, "how many sandboxes")
+	cmd.Flags().IntVarP(&n, "count", "n", n, "how many sandboxes; with --sdk how many commands")
+	cmd.Flags().BoolVar(&sdk, "sdk", false, "measure the Go client")
 	return cmd
 }
 

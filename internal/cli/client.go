@@ -2,10 +2,12 @@ package cli
 
 import (
 	"context"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"maps"
 	"net"
+	"net/http"
 	"net/url"
 	"slices"
 	"strings"
@@ -28,11 +30,24 @@ func (a *App) client() (*client.Client, error) {
 	return a.clientFor(a.getenv("SUPERSERVE_BASE_URL"), key)
 }
 
+// clientFor makes a client that trusts the authorities of SUPERSERVE_CA_FILE besides the system's.
 func (a *App) clientFor(baseURL, key string) (*client.Client, error) {
+	file := a.getenv("SUPERSERVE_CA_FILE")
+	if file == "" {
+		return a.newClient(baseURL, key)
+	}
+	pool, err := client.LoadRootCAs(file)
+	if err != nil {
+		return nil, fmt.Errorf("SUPERSERVE_CA_FILE: %w", err)
+	}
+	return a.newClient(baseURL, key, client.WithRootCAs(pool))
+}
+
+func (a *App) newClient(baseURL, key string, opts ...client.Option) (*client.Client, error) {
 	if baseURL == "" {
 		baseURL = defaultBaseURL
 	}
-	c, err := client.New(baseURL, key, client.WithUserAgent("superserve-cli/"+a.Version))
+	c, err := client.New(baseURL, key, append(opts, client.WithUserAgent("superserve-cli/"+a.Version))...)
 	if err != nil {
 		return nil, fmt.Errorf("SUPERSERVE_BASE_URL: %w", err)
 	}
@@ -77,12 +92,18 @@ func hint(err error) string {
 		case "too_many_sandboxes":
 			return "; delete some with superserve sandbox kill, or raise the server's sandbox-quota"
 		case "is_directory":
-			return "; cp copies single files: pack the directory with tar first"
+			return "; cp -r copies directories"
 		}
 		if strings.HasPrefix(e.Code, "http_") {
-			return "; is SUPERSERVE_BASE_URL really a Superserve server?"
+			return "; is SUPERSERVE_BASE_URL really a Superserve server, and https:// if it has TLS?"
 		}
 		return ""
+	}
+	if _, ok := errors.AsType[*tls.CertificateVerificationError](err); ok {
+		return "; SUPERSERVE_CA_FILE names a PEM file with the authority to trust (superserve ca show prints the server's own)"
+	}
+	if errors.Is(err, http.ErrSchemeMismatch) {
+		return "; the server has no TLS: use http:// in SUPERSERVE_BASE_URL"
 	}
 	if u, ok := errors.AsType[*url.Error](err); ok && !errors.Is(err, context.Canceled) {
 		if _, network := errors.AsType[*net.OpError](u.Err); network {

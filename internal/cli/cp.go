@@ -18,14 +18,17 @@ import (
 )
 
 func (a *App) sandboxCpCommand() *cobra.Command {
-	return &cobra.Command{
+	var recursive bool
+	cmd := &cobra.Command{
 		Use:   "cp SOURCE TARGET",
-		Short: "Copy a file into a sandbox or out of it",
-		Long: `Copy one file. The side in the sandbox is ID:/absolute/path, the other a local path or - for standard
-input or output. A target that ends in / or is a local directory keeps the file's name. An existing file is
-replaced when the copy is complete, not before.`,
+		Short: "Copy a file or directory into a sandbox or out of it",
+		Long: `Copy one file, or with -r a directory and all it holds. The side in the sandbox is ID:/absolute/path, the other a local path or - for standard
+input or output. A target that ends in / or is a local directory keeps the source's name. An existing file is
+replaced when the copy is complete, not before. With -r the files of the source are put over those of the target;
+symbolic links are copied into a sandbox and left out on the way out of it.`,
 		Example: `  superserve sandbox cp data.csv ID:/home/user/
-  superserve sandbox cp ID:/home/user/result.json .`,
+  superserve sandbox cp ID:/home/user/result.json .
+  superserve sandbox cp -r site ID:/srv/`,
 		Args: cobra.ExactArgs(2),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			from, to := parseLocation(args[0]), parseLocation(args[1])
@@ -39,12 +42,19 @@ replaced when the copy is complete, not before.`,
 			if err != nil {
 				return err
 			}
-			if to.id != "" {
+			switch {
+			case recursive && to.id != "":
+				return a.uploadDir(cmd.Context(), c, from.path, to)
+			case recursive:
+				return a.downloadDir(cmd.Context(), c, from, to.path)
+			case to.id != "":
 				return a.upload(cmd.Context(), c, from.path, to)
 			}
 			return a.download(cmd.Context(), c, from, to.path)
 		},
 	}
+	cmd.Flags().BoolVarP(&recursive, "recursive", "r", false, "copy a directory")
+	return cmd
 }
 
 // location is one side of a copy; id is "" for a local one.
@@ -95,7 +105,7 @@ func openRegular(name string) (*os.File, os.FileInfo, error) {
 	}
 	info, err := f.Stat()
 	if err == nil && info.IsDir() {
-		err = fmt.Errorf("%s is a directory and cp copies single files: pack it with tar, copy that and unpack it", name)
+		err = fmt.Errorf("%s is a directory; cp -r copies directories", name)
 	}
 	if err != nil {
 		return nil, nil, errors.Join(err, f.Close())
@@ -119,9 +129,7 @@ func (a *App) download(ctx context.Context, c *client.Client, from location, loc
 	if local == "-" {
 		n, err = io.Copy(io.MultiWriter(a.Out, bar), body)
 	} else {
-		if info, statErr := os.Stat(local); strings.HasSuffix(local, "/") || (statErr == nil && info.IsDir()) {
-			local = filepath.Join(local, path.Base(path.Clean("/"+from.path)))
-		}
+		local = localTarget(local, from)
 		n, err = saveFile(local, io.TeeReader(body, bar), size)
 	}
 	if err = errors.Join(err, bar.Close()); err != nil {
@@ -131,6 +139,14 @@ func (a *App) download(ctx context.Context, c *client.Client, from location, loc
 		return nil
 	}
 	return a.copied(local, n)
+}
+
+// localTarget is where a copy out of a sandbox goes: into a directory under its own name.
+func localTarget(local string, from location) string {
+	if info, err := os.Stat(local); strings.HasSuffix(local, "/") || (err == nil && info.IsDir()) {
+		return filepath.Join(local, path.Base(path.Clean("/"+from.path)))
+	}
+	return local
 }
 
 // saveFile writes all of r under a temporary name and renames it, so that a broken download leaves the old file. A

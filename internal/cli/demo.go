@@ -13,7 +13,6 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/superserve/superserve/client"
-	"github.com/superserve/superserve/internal/config"
 )
 
 const (
@@ -63,7 +62,7 @@ func (a *App) localClient(cmd *cobra.Command) (*client.Client, error) {
 	if key := a.getenv("SUPERSERVE_API_KEY"); key != "" && !cmd.Flags().Changed("data-dir") {
 		return a.client()
 	}
-	url, err := runningURL(cfg)
+	local, err := runningServerOf(cfg)
 	if err != nil {
 		return nil, err
 	}
@@ -77,7 +76,7 @@ func (a *App) localClient(cmd *cobra.Command) (*client.Client, error) {
 	if err != nil {
 		return nil, err
 	}
-	return a.clientFor(url, key)
+	return local.client(a, key)
 }
 
 // demoRun is one run of the demo.
@@ -271,16 +270,4 @@ func (d *demoRun) read(ctx context.Context, path string, limit int64) ([]byte, e
 	}
 	data, err := io.ReadAll(io.LimitReader(f, limit))
 	return data, errors.Join(err, f.Close())
-}
-
-// runningURL is the base URL of the server that runs in the data directory.
-func runningURL(cfg *config.Config) (string, error) {
-	_, running, err := runningServer(cfg.DataDir)
-	if err != nil {
-		return "", err
-	}
-	if !running {
-		return "", fmt.Errorf("no server is running in %s; superserve up --data-dir %s starts one", cfg.DataDir, cfg.DataDir)
-	}
-	return readURLFile(cfg.DataDir)
 }

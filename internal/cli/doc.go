@@ -2,5 +2,6 @@
 // import every other one, and nothing imports it but cmd/superserve.
 //
 // Commands write results to standard output and everything else to standard error. They exit with 0, with 1 and one
-// line that says how to mend it, with 2 for a wrong command line, or, for exec, with the command's own code.
+// line that says how to mend it, with 2 for a wrong command line, or, for exec, shell and attach, with the
+// command's own code.
 package cli

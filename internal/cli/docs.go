@@ -33,10 +33,11 @@ func cliReference(root *cobra.Command) string {
 
 Results go to standard output, everything else to standard error. ` + "`--json`" + ` on any command prints JSON for scripts.
 Exit codes: 0; 1 with one line that says what failed and how to mend it; 2 for a wrong command line; ` +
-		"`sandbox exec`" + ` exits
+		"`sandbox exec`, `shell` and `attach`" + ` exit
 with the command's own code.
 
 Commands for a server read ` + "`SUPERSERVE_BASE_URL`" + ` (default ` + "`" + defaultBaseURL + "`" + `) and ` + "`SUPERSERVE_API_KEY`" + `.
+` + "`SUPERSERVE_CA_FILE`" + ` names a PEM file with certificate authorities that they trust as well as the system's.
 The settings of ` + "`server`, `up` and `down`" + ` are described in [configuration.md](configuration.md).
 `)
 	describe(&b, root)

@@ -57,9 +57,11 @@ func newFakeAPI() *httptest.Server {
 	control("POST /sandboxes/{id}/pause", f.pause)
 	control("POST /sandboxes/{id}/resume", f.resume)
 	control("POST /sandboxes/{id}/exec", f.exec)
-	control("POST /sandboxes/{id}/exec/stream", f.execStream)
 	control("GET /templates", f.templates)
 	mux.HandleFunc("/files", f.data)
+	mux.HandleFunc("GET /files/watch", fakeWatch)
+	mux.HandleFunc("GET /exec/sessions", fakeSessions)
+	mux.HandleFunc("GET /exec/connect", fakeConnect)
 	return srv
 }
 
@@ -126,26 +128,16 @@ func (f *fakeAPI) exec(w http.ResponseWriter, r *http.Request) {
 	answer(w, http.StatusOK, client.ExecResult{Stdout: req, Stderr: "warning\n", ExitCode: code})
 }
 
-func (f *fakeAPI) execStream(w http.ResponseWriter, r *http.Request) {
-	req, code := execRequest(r)
-	w.Header().Set("Content-Type", "text/event-stream")
-	out, err := json.Marshal(req)
-	if err != nil {
-		panic(err)
-	}
-	const at = `"timestamp":"2026-01-02T15:04:05.000Z"`
-	fmt.Fprintf(w, ": keepalive\n\ndata: {%s,\"stdout\":%s}\n\ndata: {%s,\"stderr\":\"warning\\n\"}\n\n", at, out, at)
-	if code == 999 {
-		return // the stream is cut
-	}
-	fmt.Fprintf(w, "data: {%s,\"exit_code\":%d,\"finished\":true}\n\n", at, code)
-}
-
 func execRequest(r *http.Request) (text string, code int) {
 	body, err := io.ReadAll(r.Body)
 	if err != nil {
 		panic(err)
 	}
+	return decodeExec(body)
+}
+
+func decodeExec(body []byte) (text string, code int) {
+	var err error
 	var req client.ExecRequest
 	if err := json.Unmarshal(body, &req); err != nil {
 		panic(err)
@@ -174,6 +166,9 @@ func (f *fakeAPI) data(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	path := r.URL.Query().Get("path")
+	if f.directory(w, r, path) {
+		return
+	}
 	if r.Method == http.MethodPost {
 		content, err := io.ReadAll(r.Body)
 		if err != nil {

@@ -3,12 +3,16 @@ package cli
 import (
 	"context"
 	"errors"
+	"io"
 	"os"
 	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/creack/pty"
+	"golang.org/x/term"
 
 	"github.com/superserve/superserve/internal/config"
 	"github.com/superserve/superserve/internal/control"
@@ -255,5 +259,66 @@ func TestTailOfALog(t *testing.T) {
 	}
 	if got := oneLine("a:\n  b: c\nd\x1b[31m"); got != "a:\n  b: c; d?[31m" {
 		t.Errorf("one line: %q", got)
+	}
+}
+
+func TestWayOut(t *testing.T) {
+	for typedText, want := range map[string]string{
+		"ls\r": "ls\r", "~.": "", "ls\r~.rest": "ls\r", "a~.b": "a~.b", "~~x": "~x", "\r~x": "\r~x", "\n~~.": "\n~.", "~\r~.": "~\r",
+	} {
+		for _, chunk := range []int{1, 100} {
+			var sent strings.Builder
+			err := copyTyped(&sent, &chunked{[]byte(typedText), chunk})
+			if sent.String() != want || errors.Is(err, errLeave) != (len(want) < len(typedText)-1) {
+				t.Errorf("%q by %d: sent %q, %v", typedText, chunk, sent.String(), err)
+			}
+		}
+	}
+}
+
+// chunked gives at most so many bytes per read.
+type chunked struct {
+	rest []byte
+	size int
+}
+
+func (c *chunked) Read(b []byte) (int, error) {
+	if len(c.rest) == 0 {
+		return 0, io.EOF
+	}
+	n := copy(b[:min(c.size, len(b))], c.rest)
+	c.rest = c.rest[n:]
+	return n, nil
+}
+
+func TestGuardRestoresTheTerminal(t *testing.T) {
+	own, far, err := pty.Open()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer own.Close()
+	defer far.Close()
+	app := &App{In: far}
+	tty, err := app.ownTerminal()
+	if err != nil {
+		t.Fatal(err)
+	}
+	before, err := term.GetState(int(far.Fd()))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := tty.enter(); err != nil {
+		t.Fatal(err)
+	}
+	func() {
+		defer func() {
+			if recover() == nil {
+				t.Error("the panic was swallowed")
+			}
+		}()
+		tty.guard(func() { panic("bug") })
+	}()
+	if after, err := term.GetState(int(far.Fd())); err != nil || *after != *before {
+		t.Errorf("the terminal is not restored: %v", err)
 	}
 }

@@ -20,7 +20,8 @@ func (a *App) sandboxCommand() *cobra.Command {
 	}
 	parent.AddCommand(
 		a.sandboxCreateCommand(), a.sandboxListCommand(), a.sandboxGetCommand(), a.sandboxExecCommand(),
-		a.sandboxCpCommand(), a.sandboxPauseCommand(), a.sandboxResumeCommand(), a.sandboxKillCommand(),
+		a.sandboxShellCommand(), a.sandboxPsCommand(), a.sandboxAttachCommand(), a.sandboxCpCommand(),
+		a.sandboxWatchCommand(), a.sandboxPauseCommand(), a.sandboxResumeCommand(), a.sandboxKillCommand(),
 	)
 	return parent
 }

@@ -3,6 +3,7 @@ package cli
 import (
 	"context"
 	"crypto/rand"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"io"
@@ -55,6 +56,10 @@ type Server struct {
 	host    Host
 	control *control.Service
 
+	tls     *tls.Config // nil: no TLS
+	trust   string      // PEM file that a client on this machine trusts
+	tlsHost func(host string) string
+
 	addr, metricsAddr net.Addr
 	failed            chan error
 	undo              unwind
@@ -75,7 +80,8 @@ func (s *Server) Start(ctx context.Context) (err error) {
 		}
 	}()
 	steps := []func(context.Context) error{
-		s.lock, s.openStore, s.openHost, s.startControl, s.startTemplates, s.firstKey, s.listen, s.listenMetrics, s.writeURL,
+		s.lock, s.openTLS, s.openStore, s.openHost, s.startControl, s.startTemplates, s.firstKey, s.listen, s.listenMetrics,
+		s.writeTLSNote, s.writeURL,
 	}
 	for _, step := range steps {
 		if err := step(ctx); err != nil {
@@ -93,7 +99,7 @@ func (s *Server) Stop(ctx context.Context) error { return s.undo.run(ctx) }
 func (s *Server) Failed() <-chan error { return s.failed }
 
 // URL is the base URL that clients use; valid after Start.
-func (s *Server) URL() string { return s.cfg.BaseURL(s.addr) }
+func (s *Server) URL() string { return s.baseURL() }
 
 // MetricsAddr is where metrics are served; nil when they are off.
 func (s *Server) MetricsAddr() net.Addr { return s.metricsAddr }
@@ -176,7 +182,7 @@ func (s *Server) listen(ctx context.Context) error {
 		return fmt.Errorf("setting listen (from %s): %w", s.cfg.Origin("listen"), err)
 	}
 	s.addr = l.Addr()
-	s.serve(l, s.newHandler())
+	s.serve(s.withTLS(l), s.newHandler())
 	return nil
 }
 

@@ -2,9 +2,11 @@ package cli
 
 import (
 	"context"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -79,25 +81,32 @@ func (a *App) up(ctx context.Context, cfg *config.Config, args []string) error {
 	} else if ended, err = a.startInBackground(cfg.DataDir, args); err != nil {
 		return err
 	}
-	url, err := a.waitReady(ctx, cfg.DataDir, ended)
+	local, err := a.waitReady(ctx, cfg.DataDir, ended)
 	if err != nil {
 		return err
 	}
-	return a.printServer(cfg, url)
+	return a.printServer(cfg, local)
 }
 
-func (a *App) printServer(cfg *config.Config, url string) error {
+func (a *App) printServer(cfg *config.Config, local *localServer) error {
 	key, err := a.serverKey(cfg)
 	if err != nil {
 		return err
 	}
 	if a.json {
-		return a.printJSON(map[string]string{"base_url": url, "api_key": key})
+		out := map[string]string{"base_url": local.url, "api_key": key}
+		if file := local.caFile(); file != "" {
+			out["ca_file"] = file
+		}
+		return a.printJSON(out)
 	}
 	if key == "" {
 		key = "(the one you gave or made; superserve key create makes another)"
 	}
-	_, err = fmt.Fprintf(a.Out, "export SUPERSERVE_BASE_URL=%s\nexport SUPERSERVE_API_KEY=%s\n", url, key)
+	_, err = fmt.Fprintf(a.Out, "export SUPERSERVE_BASE_URL=%s\nexport SUPERSERVE_API_KEY=%s\n", local.url, key)
+	if file := local.caFile(); file != "" && err == nil {
+		_, err = fmt.Fprintf(a.Out, "export SUPERSERVE_CA_FILE=%s\n", file)
+	}
 	return err
 }
 
@@ -120,6 +129,12 @@ func (a *App) startInBackground(dataDir string, args []string) (ended <-chan err
 	if err := os.MkdirAll(dataDir, 0o700); err != nil {
 		return nil, fmt.Errorf("making the data directory: %w", err)
 	}
+	// What a killed server noted about itself must not be taken for the new one's.
+	for _, name := range []string{urlFileName, tlsNoteName} {
+		if err := os.Remove(filepath.Join(dataDir, name)); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return nil, fmt.Errorf("removing an old note: %w", err)
+		}
+	}
 	log, err := os.OpenFile(filepath.Join(dataDir, logFileName), os.O_CREATE|os.O_WRONLY|os.O_APPEND, 0o600)
 	if err != nil {
 		return nil, fmt.Errorf("opening the log: %w", err)
@@ -139,15 +154,15 @@ func (a *App) startInBackground(dataDir string, args []string) (ended <-chan err
 }
 
 // waitReady waits until the server of the data directory can create sandboxes and shows what it waits for.
-func (a *App) waitReady(ctx context.Context, dataDir string, ended <-chan error) (url string, err error) {
+func (a *App) waitReady(ctx context.Context, dataDir string, ended <-chan error) (*localServer, error) {
 	show := &progressLine{w: a.Err, terminal: isTerminal(a.Err)}
 	defer show.end()
 	tick := time.NewTicker(pollEvery)
 	defer tick.Stop()
 	for {
-		url, ready := a.askReady(ctx, dataDir, show)
-		if ready {
-			return url, nil
+		local, ready, err := a.askReady(ctx, dataDir, show)
+		if ready || err != nil {
+			return local, err
 		}
 		select {
 		case <-tick.C:
@@ -156,41 +171,37 @@ func (a *App) waitReady(ctx context.Context, dataDir string, ended <-chan error)
 			if err == nil {
 				err = errors.New("it was stopped")
 			}
-			return "", fmt.Errorf("the server did not come up: %s (%w)", tailOf(filepath.Join(dataDir, logFileName)), err)
+			return nil, fmt.Errorf("the server did not come up: %s (%w)", tailOf(filepath.Join(dataDir, logFileName)), err)
 		case <-ctx.Done():
-			return "", fmt.Errorf("the server is not ready yet; it goes on, see %s", filepath.Join(dataDir, logFileName))
+			return nil, fmt.Errorf("the server is not ready yet; it goes on, see %s", filepath.Join(dataDir, logFileName))
 		}
 	}
 }
 
-func (a *App) askReady(ctx context.Context, dataDir string, show *progressLine) (url string, ready bool) {
-	url, err := readURLFile(dataDir)
+// askReady asks the server once. Its error is one that waiting does not mend; a server that does not answer yet is none.
+func (a *App) askReady(ctx context.Context, dataDir string, show *progressLine) (local *localServer, ready bool, err error) {
+	local, err = findServer(dataDir)
 	if err != nil {
-		return "", false // not listening yet
+		return nil, false, nil // not listening yet
 	}
-	c, err := a.clientFor(url, "")
+	c, err := local.client(a, "")
 	if err != nil {
-		return "", false
+		return nil, false, err
 	}
 	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
 	defer cancel()
 	r, err := c.Ready(ctx)
+	if _, ok := errors.AsType[*tls.CertificateVerificationError](err); ok {
+		return nil, false, fmt.Errorf("the server runs, but its certificate is not good for %s: %s", local.url, err.Error())
+	}
 	if err != nil {
-		return "", false
+		return nil, false, nil
 	}
 	show.update(r.WaitingFor, time.Now())
-	return url, r.Status == readyStatus
+	return local, r.Status == readyStatus, nil
 }
 
 const readyStatus = "ready"
-
-func readURLFile(dataDir string) (string, error) {
-	data, err := os.ReadFile(filepath.Join(dataDir, urlFileName))
-	if err != nil {
-		return "", fmt.Errorf("the server is not listening yet: %w", err)
-	}
-	return strings.TrimSpace(string(data)), nil
-}
 
 // tailOf is the end of a log: the program's last words, which may be a list of what is missing, or else the last line.
 func tailOf(name string) string {

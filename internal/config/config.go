@@ -27,10 +27,14 @@ type Config struct {
 	DataDir  string `key:"data-dir" default:"/var/lib/superserve" help:"Directory for everything the server keeps: database, images, snapshots, running sandboxes. One server at a time." danger:"Moving it while sandboxes run loses them. It must be on a file system with room for images and snapshots."`
 	Database string `key:"database" default:"" help:"Where state is kept: sqlite:///absolute/path.db or postgres://user@host/name. Empty: a SQLite file in the data directory." danger:"Pointing a data directory at another database makes the server remove what that database does not know. Other users of the machine can read a password in a flag: give it in the variable."`
 
-	Listen        string `key:"listen" default:"127.0.0.1:8080" format:"hostport" help:"Address of the API and the data plane, host:port. Port 0 picks a free one." danger:"There is no TLS yet: listen on another address than loopback only behind a proxy that adds it."`
+	Listen        string `key:"listen" default:"127.0.0.1:8080" format:"hostport" help:"Address of the API and the data plane, host:port. Port 0 picks a free one." danger:"Without TLS everybody on the way can read keys and data: with another address than loopback use tls or tls-cert, or a proxy that adds it."`
 	MetricsListen string `key:"metrics-listen" default:"127.0.0.1:9090" format:"hostport" optional:"true" help:"Address of the Prometheus metrics, host:port. Empty: no metrics listener." danger:"Metrics are served without a key."`
-	PublicURL     string `key:"public-url" default:"" format:"url" optional:"true" help:"Base URL that clients reach the server at; it becomes data_plane_url. Empty: the origin each client used, which is right without a proxy."`
+	PublicURL     string `key:"public-url" default:"" format:"url" optional:"true" help:"Base URL that clients reach the server at; it becomes data_plane_url. Empty: the origin each client used, which is right without a proxy. With tls the certificate is also made for its host."`
 	SandboxHost   string `key:"sandbox-host" default:"sandbox.localhost" format:"host" help:"Domain whose names boxd-<id>.<domain> lead to the sandboxes. Point its wildcard record at the server."`
+
+	TLS     string `key:"tls" default:"" allowed:"internal" optional:"true" help:"Where the TLS certificate comes from. internal: a certificate authority made at first use and kept in <data-dir>/tls, which issues and renews a certificate for the hosts of public-url and listen, localhost, 127.0.0.1, ::1, sandbox-host and the names below it; superserve ca show prints what clients have to trust. Empty: tls-cert, or no TLS." danger:"Whoever has <data-dir>/tls/ca.key can pose as this server. Removing the directory makes a new authority, which every client has to be given."`
+	TLSCert string `key:"tls-cert" default:"" help:"PEM file with the TLS certificate of the listener and its intermediates; tls-key goes with it. It has to be valid for the API's host, sandbox-host and *.<sandbox-host>. Read again when it changes, without a restart."`
+	TLSKey  string `key:"tls-key" default:"" help:"PEM file with the key of tls-cert, not encrypted. Read again when it changes." danger:"Whoever can read it can pose as this server."`
 
 	GVisorPlatform string   `key:"gvisor-platform" default:"systrap" allowed:"systrap|kvm" help:"How gVisor intercepts system calls: systrap works everywhere, kvm needs a usable /dev/kvm." danger:"Snapshots taken on one platform are not restored on the other."`
 	NetworkCIDR    string   `key:"network-cidr" default:"10.201.0.0/16" format:"cidr4" help:"IPv4 network that sandbox links are cut from, 4 addresses each, /8 to /24." danger:"It must not overlap a network the host uses. Changing it while sandboxes run cuts them off."`
@@ -65,20 +69,28 @@ func (c *Config) DatabaseURL() string {
 	return "sqlite://" + filepath.Join(c.DataDir, "superserve.db")
 }
 
-// BaseURL is PublicURL, or http:// and addr, the address the server really listens on. An unspecified host becomes
-// loopback, because nobody can connect to 0.0.0.0.
+// BaseURL is PublicURL, or http:// (https:// with TLS) and addr, the address the server really listens on.
 func (c *Config) BaseURL(addr net.Addr) string {
 	if c.PublicURL != "" {
 		return c.PublicURL
 	}
+	if c.TLSOn() {
+		return "https://" + Reachable(addr)
+	}
+	return "http://" + Reachable(addr)
+}
+
+// Reachable is host:port of a listener for a client on this machine: an unspecified host becomes loopback, because
+// nobody can connect to 0.0.0.0.
+func Reachable(addr net.Addr) string {
 	host, port, err := net.SplitHostPort(addr.String())
 	if err != nil {
-		return "http://" + addr.String()
+		return addr.String()
 	}
 	if ip := net.ParseIP(host); host == "" || (ip != nil && ip.IsUnspecified()) {
 		host = "127.0.0.1"
 	}
-	return "http://" + net.JoinHostPort(host, port)
+	return net.JoinHostPort(host, port)
 }
 
 // Origin says where a setting's value came from: "default", `the file /etc/…`, "SUPERSERVE_LISTEN" or "--listen".

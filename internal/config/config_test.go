@@ -96,6 +96,13 @@ func TestRefusals(t *testing.T) {
 		{"resolver", "", nil, []string{"--dns-upstream=dns.example"}, []string{"IP addresses"}},
 		{"database", "", nil, []string{"--database=mysql://u:hunter2@h/d"}, []string{"sqlite:/// or postgres://"}},
 		{"data dir", "", nil, []string{"--data-dir="}, []string{"setting data-dir"}},
+		{"tls", "", nil, []string{"--tls=on"}, []string{"setting tls", "--tls", "internal, or empty"}},
+		{"certificate alone", "", nil, []string{"--tls-cert=/c"}, []string{"setting tls-key: it is empty", "--tls-cert gives tls-cert"}},
+		{"key alone", "", []string{"SUPERSERVE_TLS_KEY=/k"}, nil, []string{"setting tls-cert: it is empty", "SUPERSERVE_TLS_KEY gives tls-key"}},
+		{"tls twice", "tls = 'internal'", nil, []string{"--tls-cert=/c", "--tls-key=/k"}, []string{"setting tls:", "only one of them"}},
+		{"public url without tls", "", nil, []string{"--tls=internal", "--public-url=http://x"}, []string{"setting public-url", "https://"}},
+		{"public url, files", "", nil, []string{"--tls-cert=/c", "--tls-key=/k", "--public-url=http://x"}, []string{"setting public-url", "https://"}},
+		{"public url, no host", "", nil, []string{"--tls=internal", "--public-url=https://a_b"}, []string{"setting public-url", "a_b"}},
 		{"bootstrap key", "", []string{"SUPERSERVE_BOOTSTRAP_API_KEY=" + secret}, nil, []string{"32 base64url"}},
 	}
 	for _, c := range cases {
@@ -122,7 +129,7 @@ func TestAcceptedAtTheLimits(t *testing.T) {
 	for _, arg := range []string{
 		"--pids-limit=64", "--pids-limit=65536", "--shutdown-grace=0s", "--shutdown-grace=10m", "--metrics-listen=",
 		"--listen=127.0.0.1:0", "--network-cidr=10.0.0.0/8", "--public-url=https://api.example.com", "--edge-wake=false",
-		"--database=postgres:///x?host=/run", "--dns-upstream=", "--dns-upstream=::1",
+		"--database=postgres:///x?host=/run", "--tls=", "--tls=internal", "--dns-upstream=", "--dns-upstream=::1",
 	} {
 		if _, _, err := load(t, "", nil, arg); err != nil {
 			t.Errorf("%s: %v", arg, err)

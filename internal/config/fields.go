@@ -52,17 +52,19 @@ func Settings() []Setting {
 
 // Limits says in words which values a setting takes.
 func (s Setting) Limits() string {
+	empty := ""
+	if s.optional {
+		empty = ", or empty"
+	}
 	switch {
+	case len(s.Allowed) == 1:
+		return s.Allowed[0] + empty
 	case s.Allowed != nil:
-		return "one of " + strings.Join(s.Allowed, ", ")
+		return "one of " + strings.Join(s.Allowed, ", ") + empty
 	case s.Type == "boolean":
 		return "true or false"
 	case s.Min != "":
 		return fmt.Sprintf("a%s from %s to %s", article(s.Type), s.Min, s.Max)
-	}
-	empty := ""
-	if s.optional {
-		empty = ", or empty"
 	}
 	if text, ok := formats()[s.Format]; ok {
 		return text.want + empty

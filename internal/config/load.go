@@ -56,8 +56,13 @@ func Load(src Sources) (cfg *Config, warnings []string, err error) {
 		return nil, nil, err
 	}
 	// Paths are handed to child processes and stored, so they must not depend on a working directory.
-	if cfg.DataDir, err = filepath.Abs(cfg.DataDir); err != nil {
-		return nil, nil, fmt.Errorf("setting data-dir: %w", err)
+	for key, path := range map[string]*string{"data-dir": &cfg.DataDir, "tls-cert": &cfg.TLSCert, "tls-key": &cfg.TLSKey} {
+		if *path == "" {
+			continue
+		}
+		if *path, err = filepath.Abs(*path); err != nil {
+			return nil, nil, fmt.Errorf("setting %s: %w", key, err)
+		}
 	}
 	return cfg, warnings, nil
 }
@@ -147,7 +152,7 @@ func (c *Config) validate() error {
 		return fmt.Errorf("setting bootstrap-api-key: the value of %s must be ss_live_ and 32 base64url characters",
 			c.Origin("bootstrap-api-key"))
 	}
-	return nil
+	return c.validateTLS()
 }
 
 // validAPIKey says whether s has the form of an API key: ss_live_ and 32 base64url characters. It repeats
@@ -226,7 +231,7 @@ func suggestion(key string) string {
 // readEnv picks the settings out of the environment. An empty variable counts: SUPERSERVE_METRICS_LISTEN= turns the
 // listener off.
 func readEnv(environ []string) (values map[string]string, warnings []string) {
-	names := []string{"SUPERSERVE_BASE_URL", "SUPERSERVE_API_KEY", "SUPERSERVE_CONFIG"} // read by the commands
+	names := []string{"SUPERSERVE_BASE_URL", "SUPERSERVE_API_KEY", "SUPERSERVE_CA_FILE", "SUPERSERVE_CONFIG"} // read by the commands
 	for _, s := range Settings() {
 		names = append(names, s.Env)
 	}

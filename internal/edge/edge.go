@@ -108,7 +108,7 @@ func (e *Edge) Serve(w http.ResponseWriter, r *http.Request) error {
 	}
 	id, ours := hostSandbox(r.Host, e.sandboxHost)
 	if !ours {
-		id = strings.ToLower(r.Header.Get(SandboxHeader))
+		id = namedSandbox(r)
 		if id == "" {
 			return sandbox.Errorf(sandbox.CodeBadRequest, "header %s is missing: it names the sandbox", SandboxHeader)
 		}

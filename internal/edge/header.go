@@ -41,10 +41,12 @@ func keep(h http.Header, names []string) {
 	}
 }
 
-// dropTokenProtocol removes the access token from the subprotocols an agent sees.
-func dropTokenProtocol(h http.Header) {
+// dropOwnProtocols removes the access token and the sandbox's id from the subprotocols an agent sees.
+func dropOwnProtocols(h http.Header) {
 	offered := subprotocols(h)
-	kept := slices.DeleteFunc(offered, func(p string) bool { return strings.HasPrefix(p, protocolTokenPrefix) })
+	kept := slices.DeleteFunc(offered, func(p string) bool {
+		return strings.HasPrefix(p, protocolTokenPrefix) || strings.HasPrefix(p, protocolSandboxPrefix)
+	})
 	h.Del(protocolHeader)
 	if len(kept) > 0 {
 		h.Set(protocolHeader, strings.Join(kept, ", "))

@@ -53,7 +53,7 @@ func (e *Edge) forward(w http.ResponseWriter, r *http.Request, rt route, id stri
 	if noter, ok := w.(SandboxNoter); ok {
 		noter.NoteSandbox(id)
 	}
-	x := &exchange{route: rt, client: r.Context(), resolve: resolve, body: &requestBody{ReadCloser: r.Body}}
+	x := &exchange{route: rt, client: r.Context(), resolve: resolve, body: newRequestBody(r)}
 	finished := false
 	defer func() {
 		if !finished { // the reverse proxy panicked: the answer broke off
@@ -71,6 +71,11 @@ func (e *Edge) forward(w http.ResponseWriter, r *http.Request, rt route, id stri
 	out := r.WithContext(context.WithValue(x.ctx, exchangeKey{}, x))
 	if r.Body != nil && r.Body != http.NoBody {
 		out.Body = x.body
+	}
+	// An agent may answer before it has the whole body. By default the server would close the client's body at the first
+	// byte of that answer, and sending the request on would fail and take the rest of the answer with it.
+	if err := http.NewResponseController(w).EnableFullDuplex(); err != nil && !errors.Is(err, http.ErrNotSupported) {
+		return err
 	}
 	e.proxy.ServeHTTP(w, out)
 	finished = true
@@ -144,7 +149,7 @@ func rewrite(p *httputil.ProxyRequest) {
 	p.Out.URL.Path, p.Out.URL.RawPath, p.Out.URL.RawQuery = x.route.path, "", p.In.URL.RawQuery
 	p.Out.Host = "boxd"
 	keep(p.Out.Header, requestHeaders())
-	dropTokenProtocol(p.Out.Header)
+	dropOwnProtocols(p.Out.Header)
 	// An empty value keeps the standard client from adding its own.
 	p.Out.Header["User-Agent"] = nil
 }
@@ -152,12 +157,26 @@ func rewrite(p *httputil.ProxyRequest) {
 // requestBody remembers that reading the client's body failed, so that this can be told from an agent that broke.
 type requestBody struct {
 	io.ReadCloser
-	err atomic.Pointer[error]
+	// left is how much of a body of known length is still to come, -1 for one of unknown length.
+	left int64
+	err  atomic.Pointer[error]
 }
 
-// Read reads from the client.
+func newRequestBody(r *http.Request) *requestBody {
+	return &requestBody{ReadCloser: r.Body, left: max(r.ContentLength, -1)}
+}
+
+// Read reads from the client. The end of a body of known length comes from its length alone: whoever sends the request
+// on reads once more to see the end, and by then the agent may have answered already and the server, passing the answer
+// on, have closed the body. That late error would end the connection to the agent in the middle of its answer.
 func (b *requestBody) Read(p []byte) (int, error) {
+	if b.left == 0 {
+		return 0, io.EOF
+	}
 	n, err := b.ReadCloser.Read(p)
+	if b.left > 0 {
+		b.left -= int64(n)
+	}
 	if err != nil && err != io.EOF {
 		b.err.CompareAndSwap(nil, &err)
 	}

@@ -18,6 +18,10 @@ const (
 	hostPrefix          = "boxd-"
 	protocolHeader      = "Sec-Websocket-Protocol"
 	protocolTokenPrefix = "token."
+	// protocolSandboxPrefix is for browsers, which can't set SandboxHeader on a WebSocket.
+	protocolSandboxPrefix = "sandbox."
+	// sessionPath is the call for one session; its id follows.
+	sessionPath = "/exec/sessions/"
 )
 
 // route is one data-plane call. Paths match as they are written on the wire: an encoded or doubled slash, a dot
@@ -39,6 +43,7 @@ func routes() []route {
 		{"/exec/stream", []string{http.MethodPost}, "exec_stream", false},
 		{"/exec/connect", []string{http.MethodGet}, "exec_connect", false},
 		{"/exec/sessions", []string{http.MethodGet}, "exec_sessions", true},
+		{sessionPath, []string{http.MethodDelete}, "exec_sessions", true},
 		{"/terminal", []string{http.MethodGet}, "terminal", false},
 		{"/files", []string{http.MethodGet, http.MethodHead, http.MethodPost, http.MethodDelete}, "files", true},
 		{"/files/list", []string{http.MethodGet}, "files", true},
@@ -61,7 +66,13 @@ func (methodError) HTTPStatus() int { return http.StatusMethodNotAllowed }
 
 // match finds the route of a request.
 func (e *Edge) match(w http.ResponseWriter, r *http.Request) (route, error) {
-	rt, ok := e.routes[r.URL.EscapedPath()]
+	path := r.URL.EscapedPath()
+	rt, ok := e.routes[path]
+	if id, sub := strings.CutPrefix(path, sessionPath); sub {
+		// Nothing in an id needs escaping: what is sent on is what was written.
+		rt, ok = e.routes[sessionPath], isSessionID(id)
+		rt.path = path
+	}
 	if !ok {
 		return route{}, sandbox.Errorf(sandbox.CodeNotFound, "there is no such call")
 	}
@@ -71,6 +82,17 @@ func (e *Edge) match(w http.ResponseWriter, r *http.Request) (route, error) {
 		return route{}, methodError{sandbox.Errorf(sandbox.CodeBadRequest, "this call takes %s", allow)}
 	}
 	return rt, nil
+}
+
+func isSessionID(id string) bool {
+	const longest = 64
+	for _, c := range []byte(id) {
+		letter := c >= 'a' && c <= 'z' || c >= 'A' && c <= 'Z'
+		if !letter && (c < '0' || c > '9') && c != '-' && c != '_' {
+			return false
+		}
+	}
+	return id != "" && len(id) <= longest
 }
 
 // isDataPath says whether an escaped path lies where the data plane's calls are.
@@ -103,11 +125,20 @@ func hostSandbox(host, sandboxHost string) (id string, ours bool) {
 // accessToken takes the token from its header or, for a WebSocket, which has no headers of its own in a browser, from
 // the subprotocol token.<token>.
 func accessToken(r *http.Request) string {
-	if v := r.Header.Get(TokenHeader); v != "" {
+	return headerOrProtocol(r, TokenHeader, protocolTokenPrefix)
+}
+
+// namedSandbox takes the sandbox's id from its header or the subprotocol sandbox.<id>.
+func namedSandbox(r *http.Request) string {
+	return strings.ToLower(headerOrProtocol(r, SandboxHeader, protocolSandboxPrefix))
+}
+
+func headerOrProtocol(r *http.Request, header, prefix string) string {
+	if v := r.Header.Get(header); v != "" {
 		return v
 	}
 	for _, p := range subprotocols(r.Header) {
-		if t, ok := strings.CutPrefix(p, protocolTokenPrefix); ok {
+		if t, ok := strings.CutPrefix(p, prefix); ok {
 			return t
 		}
 	}

@@ -206,6 +206,56 @@ func TestUploadCutByTheClient(t *testing.T) {
 	}
 }
 
+// A session's call goes to the agent under its own path, if that is one an agent can have given out.
+func TestSessionPath(t *testing.T) {
+	r := newRig(t, agent(t, func(w http.ResponseWriter, req *http.Request) {
+		w.Header().Set("Etag", req.URL.EscapedPath())
+		w.WriteHeader(http.StatusNoContent)
+	}))
+	for path, want := range map[string]int{
+		"/exec/sessions/0a_B-9": http.StatusNoContent, "/exec/sessions/" + strings.Repeat("a", 64): http.StatusNoContent,
+		"/exec/sessions/": 418, "/exec/sessions/a/b": 418, "/exec/sessions/..": 418, "/exec/sessions/%61": 418,
+		"/exec/sessions/" + strings.Repeat("a", 65): 418, "/exec/sessions": 418,
+	} {
+		req, err := http.NewRequestWithContext(t.Context(), http.MethodDelete, r.url+path, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		req.Header.Set(edge.TokenHeader, tok)
+		req.Header.Set(edge.SandboxHeader, id)
+		res, err := http.DefaultTransport.RoundTrip(req)
+		if err != nil {
+			t.Fatal(err)
+		}
+		res.Body.Close()
+		if res.StatusCode != want || want == http.StatusNoContent && res.Header.Get("Etag") != path {
+			t.Errorf("%s: %d, the agent saw %q", path, res.StatusCode, res.Header.Get("Etag"))
+		}
+	}
+}
+
+// A browser sends neither header; the agent sees neither the token nor the id.
+func TestWebSocketNamesSandbox(t *testing.T) {
+	seen := make(chan http.Header, 1)
+	r := newRig(t, agent(t, func(_ http.ResponseWriter, req *http.Request) { seen <- req.Header }))
+	req, err := http.NewRequestWithContext(t.Context(), http.MethodGet, r.url+"/exec/connect", nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	req.Header.Set("Sec-WebSocket-Protocol", "superserve.exec.v1, token."+tok+", sandbox."+strings.ToUpper(id))
+	res, err := http.DefaultTransport.RoundTrip(req)
+	if err != nil {
+		t.Fatal(err)
+	}
+	res.Body.Close()
+	if res.StatusCode != http.StatusOK {
+		t.Fatalf("%d %v", res.StatusCode, res.Header)
+	}
+	if got := (<-seen).Values("Sec-Websocket-Protocol"); len(got) != 1 || got[0] != "superserve.exec.v1" {
+		t.Errorf("the agent saw %q", got)
+	}
+}
+
 func TestWebSocket(t *testing.T) {
 	seen := make(chan http.Header, 1)
 	gone := make(chan struct{})

@@ -44,6 +44,21 @@ func (c *connections) note(conn net.Conn, state http.ConnState) {
 	}
 }
 
+// adopt keeps an upgraded connection, which the HTTP server no longer knows, in the set; drop takes it out.
+func (c *connections) adopt(conn net.Conn) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.open != nil && conn != nil {
+		c.open[conn] = struct{}{}
+	}
+}
+
+func (c *connections) drop(conn net.Conn) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	delete(c.open, conn)
+}
+
 // closeOthers ends every connection but keep.
 func (c *connections) closeOthers(keep net.Conn) {
 	c.mu.Lock()

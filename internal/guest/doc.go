@@ -8,5 +8,10 @@
 // All calls need the secret in guestapi.SecretHeader. The secret keeps processes in the sandbox that are not root from
 // becoming root through boxd; it is no protection against root, which can replace boxd anyway.
 //
-// The package imports guestapi, the standard library and golang.org/x/sys only, and builds without cgo.
+// A live session (GET /exec/connect, GET /terminal) is a command, a bounded log of its output and whoever is attached:
+// each client follows the log at its own offset, and the log makes the command wait rather than drop what a client has
+// not been sent. api/openapi.yaml has the protocol.
+//
+// The package imports guestapi, the standard library, golang.org/x/sys and github.com/coder/websocket only, and builds
+// without cgo.
 package guest

@@ -222,7 +222,10 @@ func TestExecAnswersWhenTheMainProcessHasExited(t *testing.T) {
 		}
 	}
 	eventually(t, "nothing is left of the answered commands but their drains", func() bool { return b.insides().Goroutines < 80 })
-	b.sh("kill $(grep -l sleep /proc/[0-9]*/comm | cut -d/ -f3)")
+	// Each child has become sleep by now or will: one that is still a shell would not be found.
+	const sleepers = "grep -l sleep /proc/[0-9]*/comm 2>/dev/null | cut -d/ -f3"
+	eventually(t, "all 21 children sleep", func() bool { return strings.Count(b.exec(request{"command": sleepers}).Stdout, "\n") == 21 })
+	b.sh("kill $(" + sleepers + ")")
 	b.settled()
 }
 

@@ -23,11 +23,14 @@ const (
 type command struct {
 	name    string
 	argv    []string
-	shell   bool // argv[0] is shellPath, not looked up
+	file    string // what is executed; "": look name up in PATH
 	env     map[string]string
 	dir     string
 	user    *account
-	timeout time.Duration
+	timeout time.Duration // 0: none
+
+	input    bool                 // standard input is a pipe rather than /dev/null
+	terminal *guestapi.WindowSize // all three files are a terminal of this size; nil: no terminal
 }
 
 // readCommand reads, checks and completes an exec request.
@@ -95,7 +98,7 @@ func (s *Server) completeCommand(req *guestapi.ExecRequest) (*command, error) {
 		return nil, err
 	}
 	if req.Args == nil {
-		c.shell = true
+		c.file = shellPath
 		c.argv = []string{shellPath, "-c", req.Command}
 	} else {
 		c.argv = append([]string{req.Command}, req.Args...)

@@ -19,6 +19,8 @@ const (
 	newFileMode = 0o644
 	newDirMode  = 0o755
 	copyBuffer  = 128 << 10
+	// smallBody is how much of a refused upload is taken before the answer.
+	smallBody = 1 << 20
 	// refusalTime is how long the rest of a refused upload is taken.
 	refusalTime = 5 * time.Second
 )
@@ -46,14 +48,18 @@ func (s *Server) writeFile(w http.ResponseWriter, r *http.Request) error {
 	return nil
 }
 
-// refuseUpload answers while the body may still be coming, and then takes the rest of it for a while: closing the
-// connection under a client that is still sending would often destroy the answer before it is read.
+// refuseUpload answers once it has taken the rest of a small body, so that the answer comes after the request as it
+// should: what stands in between may cut off one that comes before. A large body is answered while it may still be
+// coming, and then taken for a while: closing the connection under a client that is still sending would often destroy
+// the answer before it is read.
 func refuseUpload(w http.ResponseWriter, r *http.Request, err error) {
 	rc := http.NewResponseController(w)
-	_ = rc.EnableFullDuplex() // else Go reads much of the body before it sends the answer
+	_ = rc.SetReadDeadline(time.Now().Add(refusalTime))
+	if _, rest := io.CopyN(io.Discard, r.Body, smallBody); rest == nil { // there is more
+		_ = rc.EnableFullDuplex() // else Go reads much of the body before it sends the answer
+	}
 	writeError(w, err)
 	_ = rc.Flush()
-	_ = rc.SetReadDeadline(time.Now().Add(refusalTime))
 	_, _ = io.Copy(io.Discard, r.Body)
 }
 

@@ -75,6 +75,23 @@ func (s *procScanner) residentKiB(pid int) int64 {
 	return int64(field(s.read(pid, "statm"), 1)) * int64(os.Getpagesize()/1024)
 }
 
+// group is the process's process group and session; 0, 0 when it is gone or a zombie.
+func (s *procScanner) group(pid int) (pgid, sid int) {
+	stat := s.read(pid, "stat")
+	// The command's name, in parentheses, may hold anything: what follows starts after the last one.
+	for i := len(stat) - 1; i >= 0; i-- {
+		if stat[i] != ')' {
+			continue
+		}
+		rest := stat[i+1:]
+		if len(rest) < 2 || rest[1] == 'Z' || rest[1] == 'X' {
+			return 0, 0
+		}
+		return field(rest, 2), field(rest, 3)
+	}
+	return 0, 0
+}
+
 // command is the process's short name.
 func (s *procScanner) command(pid int) string {
 	b := s.read(pid, "comm")

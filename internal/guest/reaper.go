@@ -78,14 +78,23 @@ func (t *processTable) setLimit(limit int) error {
 
 // expire kills the group of a process that is still there. After the reaping its number may be another's.
 func (t *processTable) expire(p *process) {
+	t.whileRunning(p, func(pid int) {
+		p.timedOut = true
+		killGroup(pid)
+	})
+}
+
+// whileRunning calls f with the process's id, unless the process has been reaped (or is nil): it is not reaped, and its
+// number is not another's, until f returns.
+func (t *processTable) whileRunning(p *process, f func(pid int)) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	if t.running[p.pid] != p {
-		return
+	if p != nil && t.running[p.pid] == p {
+		f(p.pid)
 	}
-	p.timedOut = true
-	_ = syscall.Kill(-p.pid, syscall.SIGKILL)
 }
+
+func killGroup(leader int) { _ = syscall.Kill(-leader, syscall.SIGKILL) }
 
 // reapOne waits for one child that has ended; false when there is none.
 func (t *processTable) reapOne() bool {

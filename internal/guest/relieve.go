@@ -72,3 +72,37 @@ func (s *Server) killLargest(atLeastKiB int64) (guestapi.Relief, error) {
 	}
 	return worst, nil
 }
+
+// killSession stops all process groups of a session before it kills them: a stopped process makes no new ones, and a
+// signal to a group reaches all of it at once. It repeats until a look finds no member that is new.
+func (s *Server) killSession(sid int) (killed int, err error) {
+	const maxLooks = 8
+	groups, seen := make(map[int]bool), make(map[int]bool)
+	for range maxLooks {
+		fresh := false
+		err = s.scanner.each(func(pid int) {
+			pgid, of := s.scanner.group(pid)
+			if of != sid || pid == 1 || seen[pid] {
+				return
+			}
+			seen[pid], fresh = true, true
+			if pgid > 1 && !groups[pgid] {
+				groups[pgid] = true
+				_ = unix.Kill(-pgid, unix.SIGSTOP)
+			}
+		})
+		if err != nil || !fresh {
+			break
+		}
+	}
+	for pgid := range groups {
+		_ = unix.Kill(-pgid, unix.SIGKILL)
+	}
+	// What moved to a group of another session in the meantime, or has none, is killed singly.
+	for pid := range seen {
+		if _, of := s.scanner.group(pid); of == sid {
+			_ = unix.Kill(pid, unix.SIGKILL)
+		}
+	}
+	return len(seen), err
+}

@@ -47,7 +47,10 @@ type Server struct {
 	log       *slog.Logger
 	devNull   *os.File
 	processes *processTable
+	live      *sessionTable
 	conns     connections
+	sockets   atomic.Int64 // open WebSockets
+	watches   atomic.Int64 // open file watches
 	routes    map[string]map[string]handler
 
 	initMu   sync.Mutex // one Init at a time
@@ -71,7 +74,7 @@ func New(cfg Config) (*Server, error) {
 	}
 	s := &Server{
 		version: cfg.Version, keepAlive: cfg.KeepAlive, log: cfg.Logger, devNull: devNull,
-		processes: newProcessTable(), scanner: new(procScanner),
+		processes: newProcessTable(), live: newSessionTable(), scanner: new(procScanner),
 	}
 	if s.keepAlive <= 0 {
 		s.keepAlive = defaultKeepAlive
@@ -84,6 +87,9 @@ func New(cfg Config) (*Server, error) {
 	return s, nil
 }
 
+// sessionPrefix comes before a session's id in the path of its own call.
+const sessionPrefix = "/exec/sessions/"
+
 // routeTable lists every call the agent serves. All of them need the secret.
 func (s *Server) routeTable() map[string]map[string]handler {
 	return map[string]map[string]handler{
@@ -92,6 +98,10 @@ func (s *Server) routeTable() map[string]map[string]handler {
 		guestapi.RelievePath: {http.MethodPost: s.relieve},
 		"/exec":              {http.MethodPost: s.exec},
 		"/exec/stream":       {http.MethodPost: s.execStream},
+		"/exec/connect":      {http.MethodGet: s.connectExec},
+		"/exec/sessions":     {http.MethodGet: s.listSessions},
+		sessionPrefix:        {http.MethodDelete: s.deleteSession},
+		"/terminal":          {http.MethodGet: s.connectTerminal},
 		"/files": {
 			http.MethodGet: s.readFile, http.MethodHead: s.readFile,
 			http.MethodPost: s.writeFile, http.MethodDelete: s.deleteFile,
@@ -100,6 +110,7 @@ func (s *Server) routeTable() map[string]map[string]handler {
 		"/files/stat":  {http.MethodGet: s.statFile},
 		"/files/mkdir": {http.MethodPost: s.makeDirectory},
 		"/files/move":  {http.MethodPost: s.moveFile},
+		"/files/watch": {http.MethodGet: s.watchFiles},
 	}
 }
 
@@ -114,7 +125,13 @@ func (s *Server) dispatch(w http.ResponseWriter, r *http.Request) error {
 	if !s.authorized(r) {
 		return newError(http.StatusUnauthorized, codeUnauthorized, "wrong or missing secret")
 	}
-	methods, ok := s.routes[r.URL.Path]
+	path := r.URL.Path
+	if id, ok := strings.CutPrefix(path, sessionPrefix); ok && id != "" && !strings.Contains(id, "/") {
+		path = sessionPrefix
+	} else if ok {
+		path = ""
+	}
+	methods, ok := s.routes[path]
 	if !ok {
 		return newError(http.StatusNotFound, codeNotFound, "there is no such call")
 	}

@@ -22,7 +22,8 @@ const (
 // execution is a command that was started, or one that could not be: then process is nil and exit and message say why.
 type execution struct {
 	process        *process
-	stdout, stderr *os.File // read ends
+	stdout, stderr *os.File // read ends; of a terminal its master and nil
+	stdin          *os.File // of a command with input: the write end, or the terminal's master
 
 	exit    int
 	message string // for standard error
@@ -30,52 +31,34 @@ type execution struct {
 
 // start runs c. An error is the answer for something that is not the command's own fault.
 func (s *Server) start(c *command) (*execution, error) {
-	file := c.argv[0]
-	if !c.shell {
+	file := c.file
+	if file == "" {
 		found, code, message := findExecutable(c.name, c.env["PATH"], c.dir)
 		if found == "" {
 			return &execution{exit: code, message: message}, nil
 		}
 		file = found
 	}
-	stdout, stdoutW, err := outputPipe()
+	std, err := s.openStdio(c)
 	if err != nil {
 		return nil, err
 	}
-	defer closeFD(stdoutW)
-	stderr, stderrW, err := outputPipe()
-	if err != nil {
-		_ = stdout.Close()
-		return nil, err
-	}
-	defer closeFD(stderrW)
+	defer std.closeChild()
 	p, err := s.processes.start(file, c.argv, &syscall.ProcAttr{
 		Dir:   c.dir,
 		Env:   environ(c.env),
-		Files: []uintptr{s.devNull.Fd(), uintptr(stdoutW), uintptr(stderrW)},
+		Files: std.child[:],
 		Sys: &syscall.SysProcAttr{
 			Setsid:     true,
+			Setctty:    c.terminal != nil, // standard input is it
 			Credential: &syscall.Credential{Uid: c.user.uid, Gid: c.user.gid, Groups: c.user.groups},
 		},
 	}, c.timeout)
 	if err != nil {
-		_, _ = stdout.Close(), stderr.Close()
+		std.closeOwn()
 		return startFailure(c, err)
 	}
-	return &execution{process: p, stdout: stdout, stderr: stderr}, nil
-}
-
-// outputPipe makes a pipe whose read end the Go runtime polls and whose write end is an ordinary blocking one.
-func outputPipe() (read *os.File, write int, err error) {
-	var fds [2]int
-	if err := syscall.Pipe2(fds[:], syscall.O_CLOEXEC); err != nil {
-		return nil, -1, unavailable("making a pipe failed: %s", err)
-	}
-	if err := syscall.SetNonblock(fds[0], true); err != nil {
-		_, _ = syscall.Close(fds[0]), syscall.Close(fds[1])
-		return nil, -1, unavailable("making a pipe failed: %s", err)
-	}
-	return os.NewFile(uintptr(fds[0]), "output"), fds[1], nil
+	return &execution{process: p, stdin: std.stdin, stdout: std.stdout, stderr: std.stderr}, nil
 }
 
 // startFailure tells the command's own failures (the codes of a shell) from the sandbox's.

@@ -28,6 +28,14 @@ func calls(r *rig) map[string]func() *http.Request {
 			return req
 		}
 	}
+	upgrade := func(path string) func() *http.Request {
+		return func() *http.Request {
+			req := r.data("GET", path, "")
+			req.Header.Set("Connection", "Upgrade")
+			req.Header.Set("Upgrade", "websocket")
+			return req
+		}
+	}
 	return map[string]func() *http.Request{
 		"getHealth":           with("GET", "/health", ""),
 		"getReady":            with("GET", "/ready", ""),
@@ -45,6 +53,11 @@ func calls(r *rig) map[string]func() *http.Request {
 		"getTemplate":         with("GET", "/templates/superserve%2Fbase", ""),
 		"exec":                data("POST", "/exec", `{"command":"true"}`, ""),
 		"execStream":          data("POST", "/exec/stream", `{"command":"true"}`, ""),
+		"connectExec":         upgrade("/exec/connect"),
+		"connectTerminal":     upgrade("/terminal?cols=80&rows=24"),
+		"listSessions":        data("GET", "/exec/sessions", "", ""),
+		"deleteSession":       data("DELETE", "/exec/sessions/0123456789abcdef", "", ""),
+		"watchFiles":          data("GET", "/files/watch?path=/x&recursive=true", "", ""),
 		"readFile":            data("GET", "/files?path=/x", "", ""),
 		"writeFile":           data("POST", "/files?path=/x", "content", "application/octet-stream"),
 		"deleteFile":          data("DELETE", "/files?path=/x&recursive=true", "", ""),

@@ -42,8 +42,8 @@ func decodeCreate(body []byte) (req control.CreateRequest, err error) {
 	return req, f.err
 }
 
-// decodePatch reads the body of PATCH /sandboxes/{id}. Unknown fields are an error, and null is one wherever it does
-// not mean to remove something.
+// decodePatch reads the body of PATCH /sandboxes/{id}. Unknown fields are an error, and null is one wherever it neither
+// means to remove something nor stands for an absent list in network.
 func decodePatch(body []byte) (req control.PatchRequest, err error) {
 	f, err := newFields(body)
 	if err != nil {
@@ -168,7 +168,8 @@ func (f *fields) stringMap(name string) map[string]string {
 	return out
 }
 
-// network is nil when the field is absent. strict refuses unknown fields and nulls inside.
+// network is nil when the field is absent. A list that is null counts as absent: the published Python client sends both
+// lists whichever of them is set. strict refuses unknown fields inside.
 func (f *fields) network(strict bool) *sandbox.NetworkConfig {
 	raw, ok := f.raw["network"]
 	if !ok {
@@ -186,7 +187,7 @@ func (f *fields) network(strict bool) *sandbox.NetworkConfig {
 			if strict {
 				f.fail("unknown field %.100q in network; known are allow_out, deny_out", k)
 			}
-		case isNull(lists[k]) && !strict:
+		case isNull(lists[k]):
 		case k == "allow_out":
 			out.AllowOut = f.stringList("network.allow_out", lists[k])
 		default:

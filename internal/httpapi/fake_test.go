@@ -271,7 +271,19 @@ func serveAgent(w http.ResponseWriter, r *http.Request) {
 		_, _ = io.WriteString(w, "content")
 	case "POST /files":
 		reply(http.StatusOK, `{"path":"/x","size":7}`)
-	case "DELETE /files":
+	case "GET /exec/connect", "GET /terminal":
+		conn, _, err := http.NewResponseController(w).Hijack()
+		if err != nil {
+			panic(err)
+		}
+		_, _ = io.WriteString(conn, "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n")
+		_ = conn.Close()
+	case "GET /exec/sessions":
+		reply(http.StatusOK, `[{"session_id":"ab","command":"true","pid":7,"started_at":"2026-01-02T15:04:05.000Z","exit_code":0}]`)
+	case "GET /files/watch":
+		w.Header().Set("Content-Type", "text/event-stream")
+		_, _ = io.WriteString(w, "data: {\"event\":\"create\",\"path\":\"/x\"}\n\n")
+	case "DELETE /files", "DELETE /exec/sessions/0123456789abcdef":
 		w.WriteHeader(http.StatusNoContent)
 	case "GET /files/list":
 		reply(http.StatusOK, `{"entries":[`+info+`]}`)

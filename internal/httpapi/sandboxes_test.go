@@ -260,6 +260,21 @@ func TestBodyLimit(t *testing.T) {
 	r.want(r.request("PATCH", "/sandboxes/"+sandboxID, body(1<<20+1)), 413, sandbox.CodeTooLarge, "1048576 bytes")
 }
 
+// A list in network that is null counts as absent, also in a PATCH.
+func TestPatchNullLists(t *testing.T) {
+	r := newRig(t)
+	req := r.request("PATCH", "/sandboxes/"+sandboxID, `{"network":{"allow_out":["192.0.2.0/24"],"deny_out":null}}`)
+	res, err := http.DefaultTransport.RoundTrip(req)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer res.Body.Close()
+	want := control.PatchRequest{Network: &sandbox.NetworkConfig{AllowOut: []string{"192.0.2.0/24"}}}
+	if res.StatusCode != 204 || !reflect.DeepEqual(r.service.patched, want) {
+		t.Errorf("%d %+v", res.StatusCode, r.service.patched)
+	}
+}
+
 func TestPatch(t *testing.T) {
 	r := newRig(t)
 	path := "/sandboxes/" + sandboxID
@@ -291,7 +306,7 @@ func TestPatch(t *testing.T) {
 		`{"metadata":{"a":null}}`:             `"a" must be a string`,
 		`{"network":null}`:                    "network must be an object",
 		`{"network":{"allow":[]}}`:            `unknown field "allow" in network`,
-		`{"network":{"allow_out":null}}`:      "network.allow_out",
+		`{"network":{"allow_out":[null]}}`:    "network.allow_out[0]",
 		`{"timeout_seconds":"1"}`:             "timeout_seconds must be an integer from 1 to 604800",
 		`{"timeout_action":null}`:             "timeout_action must be a string",
 		`{"auto_delete_seconds":{}}`:          "auto_delete_seconds must be an integer from 0 to 2592000",

@@ -75,6 +75,10 @@ func hasJSONBody(pattern string) bool {
 // control serves the control plane: route, credentials, rate, body, handler.
 func (s *server) control(w http.ResponseWriter, r *http.Request) error {
 	h, pattern := s.mux.Handler(r)
+	if named := templateByName(r); pattern == "" && named != nil {
+		r = named
+		h, pattern = s.mux.Handler(r)
+	}
 	if p := r.URL.EscapedPath(); pattern == "" || path.Clean(p) != p {
 		return noRoute(w, r, h)
 	}
@@ -107,6 +111,20 @@ func (s *server) control(w http.ResponseWriter, r *http.Request) error {
 	}
 	s.mux.ServeHTTP(w, r.WithContext(context.WithValue(r.Context(), requestInfoKey{}, info)))
 	return nil
+}
+
+// templateByName is the request with a template's name made one segment of the path, nil when it is none. The published
+// Python client sends a name such as superserve/base as it is.
+func templateByName(r *http.Request) *http.Request {
+	p := r.URL.EscapedPath()
+	name, ok := strings.CutPrefix(p, "/templates/")
+	reads := r.Method == http.MethodGet || r.Method == http.MethodDelete
+	if !ok || !reads || !strings.Contains(name, "/") || path.Clean(p) != p {
+		return nil
+	}
+	out := r.Clone(r.Context())
+	out.URL.RawPath = "/templates/" + strings.ReplaceAll(name, "/", "%2F")
+	return out
 }
 
 // parseQuery refuses what the standard parser would leave out without a word, and text that no database keeps.

@@ -2,6 +2,7 @@ package httpapi_test
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -62,7 +63,7 @@ func TestUnknownRoutes(t *testing.T) {
 	r := newRig(t)
 	for _, path := range []string{
 		"/", "/nothing", "/sandboxes/", "//sandboxes", "/sandboxes/../sandboxes", "/sandboxes/x/y", "/sandboxes//pause",
-		"/sandboxes/" + sandboxID + "/nothing", "/templates/superserve/base", "/_host/init", "/%2e%2e/health", "/SANDBOXES",
+		"/sandboxes/" + sandboxID + "/nothing", "/templates/superserve//base", "/_host/init", "/%2e%2e/health", "/SANDBOXES",
 		"/%65xec",
 	} {
 		req := r.request("GET", "/", "")
@@ -114,6 +115,16 @@ func TestTemplateNames(t *testing.T) {
 			t.Errorf("%s asked for %q, want %q", path, r.service.nameOrID, want)
 		}
 	}
+	// A name with its slashes as they are, which older clients send. The API description has encoded ones only.
+	req := r.request("GET", "/templates/team/env/%41", "")
+	res, err := http.DefaultTransport.RoundTrip(req)
+	if err != nil {
+		t.Fatal(err)
+	}
+	res.Body.Close()
+	if res.StatusCode != 200 || r.service.nameOrID != "team/env/A" {
+		t.Errorf("%d for a name with slashes, asked for %q", res.StatusCode, r.service.nameOrID)
+	}
 	r.want(r.request("GET", "/templates?name_prefix=a%2Fb%26c", ""), 200, "", "")
 	if r.service.prefix != "a/b&c" {
 		t.Errorf("prefix %q", r.service.prefix)
@@ -126,7 +137,8 @@ func TestRateLimit(t *testing.T) {
 	for op, call := range calls(r) {
 		req := call()
 		if op == "getHealth" || op == "getReady" || req.Header.Get("X-Access-Token") != "" {
-			r.want(req, 200+4*b2i(op == "deleteFile"), "", "")
+			success := map[string]int{"deleteFile": 204, "deleteSession": 204, "connectExec": 101, "connectTerminal": 101}[op]
+			r.want(req, cmp.Or(success, 200), "", "")
 			continue
 		}
 		if res := r.want(req, 429, sandbox.CodeRateLimited, "slow down"); res.Header.Get("Retry-After") != "4" {
@@ -136,13 +148,6 @@ func TestRateLimit(t *testing.T) {
 	if calls := r.service.calls(); len(calls) > 0 {
 		t.Errorf("calls past the limit: %v", calls)
 	}
-}
-
-func b2i(b bool) int {
-	if b {
-		return 1
-	}
-	return 0
 }
 
 func TestRequestIDs(t *testing.T) {

@@ -23,6 +23,7 @@ func allowed() map[string][]string {
 		"internal/sandbox":      {},
 		"internal/token":        {},
 		"internal/config":       {},
+		"internal/servertls":    {},
 		"internal/guestapi":     {},
 		"internal/bundle":       {},
 		"internal/durable":      {},

@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/superserve/superserve/client"
+	"github.com/superserve/superserve/test/harness"
 )
 
 // The tests in this file restart a server of their own, so they run one after the other.
@@ -60,7 +61,7 @@ func TestSIGTERMLeavesSandboxesRunning(t *testing.T) {
 	b := s.create(t)
 	b.sh(startCounter)
 	before := b.count()
-	if err := s.stop(syscall.SIGTERM); err != nil {
+	if err := s.Stop(syscall.SIGTERM); err != nil {
 		t.Fatal(err)
 	}
 	s.restart(t)
@@ -135,7 +136,7 @@ func (s *server) interrupt(t *testing.T, b *box, operation string, delay time.Du
 		}
 	}()
 	time.Sleep(delay) // a moment of the operation, by chance
-	if err := s.stop(syscall.SIGKILL); err != nil {
+	if err := s.Stop(syscall.SIGKILL); err != nil {
 		t.Fatal(err)
 	}
 	cancel()
@@ -156,17 +157,17 @@ func (s *server) createLoose(t *testing.T) *client.Sandbox {
 func (s *server) assertNoInstances(t *testing.T) {
 	t.Helper()
 	eventually(t, 30*time.Second, "no instance is left", func() bool {
-		entries, err := os.ReadDir(filepath.Join(s.settings["DATA_DIR"], "instances"))
+		entries, err := os.ReadDir(filepath.Join(s.Settings["DATA_DIR"], "instances"))
 		return err == nil && len(entries) == 0
 	})
-	pattern := filepath.Join(s.settings["DATA_DIR"], "snapshots", "snapshots", "*-*-*-*-*")
+	pattern := filepath.Join(s.Settings["DATA_DIR"], "snapshots", "snapshots", "*-*-*-*-*")
 	for deadline := time.Now().Add(30 * time.Second); ; time.Sleep(20 * time.Millisecond) {
 		entries := must(filepath.Glob(pattern))
 		if len(entries) == 1 {
 			return
 		}
 		if time.Now().After(deadline) {
-			t.Fatalf("snapshots besides the template's are left: %v\n%s", entries, s.logTail())
+			t.Fatalf("snapshots besides the template's are left: %v\n%s", entries, s.LogTail())
 		}
 	}
 }
@@ -196,23 +197,10 @@ func TestFailedSandboxResumesFromItsSnapshot(t *testing.T) {
 	}
 }
 
-// sandboxPIDs finds the processes of this server's sandboxes by the runtime's state directory in their arguments.
-func (s *server) sandboxPIDs(t *testing.T) (pids []int) {
+// sandboxPIDs finds the processes of this server's sandboxes.
+func (s *server) sandboxPIDs(t *testing.T) []int {
 	t.Helper()
-	for _, path := range must(filepath.Glob("/proc/[0-9]*/cmdline")) {
-		raw, err := os.ReadFile(path)
-		if err != nil {
-			continue
-		}
-		args := strings.ReplaceAll(string(raw), "\x00", " ")
-		if strings.Contains(args, s.settings["DATA_DIR"]) && strings.Contains(args, " boot ") {
-			pid, err := strconv.Atoi(strings.Split(path, "/")[2])
-			if err != nil {
-				t.Fatal(err)
-			}
-			pids = append(pids, pid)
-		}
-	}
+	pids := harness.SandboxPIDs(s.Settings["DATA_DIR"])
 	if len(pids) == 0 {
 		t.Fatal("found no sandbox process")
 	}

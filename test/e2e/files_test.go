@@ -75,7 +75,7 @@ func TestRange(t *testing.T) {
 
 func (b *box) fileRequest(ctx context.Context, method, path string, body io.Reader, header map[string]string) *http.Response {
 	b.t.Helper()
-	req, err := http.NewRequestWithContext(ctx, method, b.srv.url+"/files?path="+url.QueryEscape(path), body)
+	req, err := http.NewRequestWithContext(ctx, method, b.srv.URL+"/files?path="+url.QueryEscape(path), body)
 	if err != nil {
 		b.t.Fatal(err)
 	}
@@ -184,7 +184,7 @@ func (b *box) agentMiB() int {
 
 func (s *server) residentMiB(t testing.TB) int {
 	t.Helper()
-	raw, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", s.cmd.Process.Pid))
+	raw, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", s.Cmd.Process.Pid))
 	if err != nil {
 		t.Fatal(err)
 	}

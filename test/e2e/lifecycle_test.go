@@ -78,7 +78,7 @@ func TestMainJob(t *testing.T) {
 	if got := b.read("/home/user/deep/down/note.txt") + b.sh("echo $GREETING"); got != "grüße\nhello there\n"[:len(got)] {
 		t.Errorf("after the resume %q", got)
 	}
-	stale, err := b.api.DataPlaneAt(shared.url, b.id(), old)
+	stale, err := b.api.DataPlaneAt(shared.URL, b.id(), old)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -322,7 +322,7 @@ func TestRouting(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			for _, token := range []string{b.AccessToken, "wrong", ""} {
-				req, err := http.NewRequestWithContext(t.Context(), http.MethodPost, shared.url+"/exec", strings.NewReader(body))
+				req, err := http.NewRequestWithContext(t.Context(), http.MethodPost, shared.URL+"/exec", strings.NewReader(body))
 				if err != nil {
 					t.Fatal(err)
 				}

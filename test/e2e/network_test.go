@@ -68,7 +68,7 @@ func TestHostIsUnreachable(t *testing.T) {
 		}
 	}
 	gateway := b.sh("ip route | awk '/default/{print $3}'")
-	_, apiPort, _ := net.SplitHostPort(shared.settings["LISTEN"])
+	_, apiPort, _ := net.SplitHostPort(shared.Settings["LISTEN"])
 	for _, host := range []string{gateway, "169.254.169.254", "10.0.0.1", "192.168.0.1", "100.64.0.1"} {
 		for _, p := range []int{port, atoi(t, apiPort), 22} {
 			if got := b.tryTCP(host, p); got == "open" {

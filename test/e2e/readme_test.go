@@ -18,7 +18,7 @@ func TestReadme(t *testing.T) {
 		script, _, _ := strings.Cut(rest, "```")
 		cmd := exec.CommandContext(t.Context(), "bash", "-euo", "pipefail", "-c", script)
 		cmd.Dir = "../.."
-		cmd.Env = append(shared.env(), "SUPERSERVE_BASE_URL="+shared.url, "SUPERSERVE_API_KEY="+testKey)
+		cmd.Env = append(shared.Env(), "SUPERSERVE_BASE_URL="+shared.URL, "SUPERSERVE_API_KEY="+testKey)
 		raw, err := cmd.CombinedOutput()
 		if err != nil {
 			t.Errorf("%v\n%s\n%s", err, script, raw)

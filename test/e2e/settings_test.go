@@ -58,7 +58,7 @@ func TestRateLimit(t *testing.T) {
 	s := sibling(t, "10.213.0.0/16", map[string]string{"RATE_LIMIT": "1", "RATE_BURST": "3", "WARM_POOL_SIZE": "0"})
 	var limited *http.Response
 	for range 5 {
-		req, err := http.NewRequestWithContext(t.Context(), http.MethodGet, s.url+"/sandboxes", nil)
+		req, err := http.NewRequestWithContext(t.Context(), http.MethodGet, s.URL+"/sandboxes", nil)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -85,7 +85,7 @@ func TestMetrics(t *testing.T) {
 	b.sh("true")
 	b.pause()
 	b.resume()
-	res, err := get(t.Context(), "http://"+shared.settings["METRICS_LISTEN"]+"/metrics")
+	res, err := get(t.Context(), "http://"+shared.Settings["METRICS_LISTEN"]+"/metrics")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -112,7 +112,7 @@ func cli(t *testing.T, args ...string) (stdout, stderr string, code int) {
 	cmd := exec.CommandContext(t.Context(), binary, args...)
 	var out, errOut strings.Builder
 	cmd.Stdout, cmd.Stderr = &out, &errOut
-	cmd.Env = append(shared.env(), "SUPERSERVE_BASE_URL="+shared.url, "SUPERSERVE_API_KEY="+testKey)
+	cmd.Env = append(shared.Env(), "SUPERSERVE_BASE_URL="+shared.URL, "SUPERSERVE_API_KEY="+testKey)
 	if err := cmd.Run(); cmd.ProcessState == nil {
 		t.Fatal(err)
 	}
@@ -186,7 +186,7 @@ func TestKeys(t *testing.T) {
 	}
 	status := func(key string) int {
 		t.Helper()
-		req, err := http.NewRequestWithContext(t.Context(), http.MethodGet, shared.url+"/sandboxes", nil)
+		req, err := http.NewRequestWithContext(t.Context(), http.MethodGet, shared.URL+"/sandboxes", nil)
 		if err != nil {
 			t.Fatal(err)
 		}

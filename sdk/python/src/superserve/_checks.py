@@ -1,0 +1,122 @@
+"""Checks that need no server, and the request bodies."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any, Optional, Union
+from urllib.parse import quote
+
+from .errors import ValidationError
+from .types import Json, NetworkConfig, network_to_wire
+
+MAX_PATH_BYTES = 4096
+
+
+class Unset:
+    """The type of :data:`UNSET`."""
+
+    def __repr__(self) -> str:
+        return "UNSET"
+
+
+#: Tells "not given" from None where None means "remove".
+UNSET = Unset()
+
+Network = Union[NetworkConfig, Mapping[str, Any]]
+
+
+def path(value: object) -> str:
+    """A file path in a sandbox: absolute, without ``..`` segments, at most 4096 bytes."""
+    if not isinstance(value, str):
+        raise ValidationError(f"a path must be a string, not {type(value).__name__}")
+    if not value.startswith("/"):
+        raise ValidationError(f"the path {value!r:.100} must start with /")
+    if ".." in value.split("/"):
+        raise ValidationError(f"the path {value!r:.100} must not have .. segments")
+    if "\0" in value:
+        raise ValidationError("a path must not have NUL characters")
+    if len(utf8(value, "the path")) > MAX_PATH_BYTES:
+        raise ValidationError(f"a path must be at most {MAX_PATH_BYTES} bytes")
+    return value
+
+
+def utf8(text: str, what: str) -> bytes:
+    """text as UTF-8; half of a surrogate pair cannot be sent."""
+    try:
+        return text.encode()
+    except UnicodeEncodeError as error:
+        raise ValidationError(f"{what} is not valid Unicode") from error
+
+
+def segment(value: object, what: str) -> str:
+    """An id or a name as one segment of a URL's path."""
+    if not isinstance(value, str) or value in ("", ".", ".."):
+        raise ValidationError(f"{what} must be a non-empty string")
+    return quote(utf8(value, what), safe="")
+
+
+def to_json(value: object) -> bytes:
+    """value as JSON."""
+    try:
+        return json.dumps(value, allow_nan=False, separators=(",", ":")).encode()
+    except (TypeError, ValueError, RecursionError) as error:
+        raise ValidationError(f"an argument cannot be sent as JSON: {error}") from error
+
+
+def given(**fields: Any) -> Json:
+    """The fields that are not None."""
+    return {key: value for key, value in fields.items() if value is not None}
+
+
+def list_query(
+    metadata: Optional[Mapping[str, str]], status: Optional[str], limit: int, offset: int
+) -> list[tuple[str, str]]:
+    """The query of a list of sandboxes."""
+    query = [(f"metadata.{key}", value) for key, value in (metadata or {}).items()]
+    if not all(isinstance(value, str) for _, value in query):
+        raise ValidationError("metadata values must be strings")
+    if status is not None:
+        query.append(("status", str(status)))
+    return [*query, ("limit", str(limit)), ("offset", str(offset))]
+
+
+def update_body(
+    metadata: Optional[Mapping[str, str]],
+    network: Optional[Network],
+    timeout_seconds: Union[int, None, Unset],
+    timeout_action: Optional[str],
+    auto_delete_seconds: Union[int, None, Unset],
+) -> Json:
+    """The body of a PATCH."""
+    body = given(
+        metadata=None if metadata is None else dict(metadata),
+        network=None if network is None else network_to_wire(network),
+        timeout_action=timeout_action,
+    )
+    if not isinstance(timeout_seconds, Unset):
+        body["timeout_seconds"] = timeout_seconds
+    if not isinstance(auto_delete_seconds, Unset):
+        body["auto_delete_seconds"] = auto_delete_seconds
+    return body
+
+
+def exec_body(
+    command: str,
+    args: Optional[Sequence[str]],
+    cwd: Optional[str],
+    env: Optional[Mapping[str, str]],
+    user: Optional[str],
+    timeout_seconds: Optional[float],
+) -> Json:
+    """The body that starts a command."""
+    if isinstance(args, (str, bytes)):
+        raise ValidationError("args must be a list of strings, not one string")
+    return given(
+        command=command,
+        args=None if args is None else list(args),
+        env=None if env is None else dict(env),
+        working_dir=cwd,
+        user=user,
+        timeout_s=timeout_seconds,
+    )

@@ -1,0 +1,134 @@
+# Generated from _async/streams.py by scripts/generate_sync.py. Do not edit.
+"""Answers that are read piece by piece."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Optional
+
+import httpx
+
+from .._sync_io import Exc, ExcType, Trace, close_quietly
+from .._http import Call, must_have_length
+from .._sse import EventDecoder
+from ..errors import invalid_response
+from ..types import FileEvent, Json, maybe, take
+from .dataplane import DataPlane
+from .transport import checked_chunks
+
+
+def events(what: str, response: httpx.Response) -> Iterator[Json]:
+    """The events of an answer. It ends when the connection does; whether that is too early is for the caller to say."""
+    kind = response.headers.get("content-type", "")
+    if not kind.startswith("text/event-stream"):
+        raise invalid_response(f"no event stream but {kind[:100] or 'no content type'}", response.status_code)
+    decoder = EventDecoder()
+    for chunk in checked_chunks(what, response):
+        for event in decoder.feed(chunk):
+            yield event
+
+
+class FileStream:
+    """A download in pieces. Opened by ``with`` or by the first piece; closed at the end of either.
+
+    Whoever stops in the middle without ``with`` calls ``close``.
+    """
+
+    def __init__(self, plane: DataPlane, call: Call) -> None:
+        self._plane = plane
+        self._call = call
+        self._response: Optional[httpx.Response] = None
+        self._chunks: Optional[Iterator[bytes]] = None
+        self._ended = False
+        #: Bytes of the whole file; None before it is opened and when the server does not know.
+        self.size: Optional[int] = None
+
+    def __enter__(self) -> FileStream:
+        self._open()
+        return self
+
+    def __exit__(self, kind: ExcType, exc: Exc, trace: Trace) -> None:
+        close_quietly(exc, self.close)
+
+    def __iter__(self) -> FileStream:
+        return self
+
+    def __next__(self) -> bytes:
+        if self._ended:
+            raise StopIteration
+        if self._chunks is None:
+            self._open()
+        assert self._chunks is not None
+        try:
+            return self._chunks.__next__()
+        except BaseException:  # the end, an error or a cancellation
+            self.close()
+            raise
+
+    def close(self) -> None:
+        """Ends the download."""
+        self._ended = True
+        response, self._response = self._response, None
+        if response is not None:
+            response.close()
+
+    def _open(self) -> None:
+        if self._ended or self._response is not None:
+            return
+        self._response = self._plane.open(self._call)
+        try:
+            must_have_length(self._response.headers)
+        except BaseException:
+            self.close()
+            raise
+        length = self._response.headers.get("content-length", "")
+        self.size = int(length) if length.isdigit() else None
+        self._chunks = checked_chunks(f"GET {self._call.url}", self._response)
+
+
+class Watch:
+    """Changes of files as they happen. It is in place once ``with`` or the first event has begun.
+
+    It ends by itself only when what it watches is gone. A connection that breaks is an error.
+    """
+
+    def __init__(self, plane: DataPlane, call: Call) -> None:
+        self._plane = plane
+        self._call = call
+        self._response: Optional[httpx.Response] = None
+        self._events: Optional[Iterator[Json]] = None
+        self._ended = False
+
+    def __enter__(self) -> Watch:
+        self._open()
+        return self
+
+    def __exit__(self, kind: ExcType, exc: Exc, trace: Trace) -> None:
+        close_quietly(exc, self.close)
+
+    def __iter__(self) -> Watch:
+        return self
+
+    def __next__(self) -> FileEvent:
+        if self._ended:
+            raise StopIteration
+        self._open()
+        assert self._events is not None
+        try:
+            event = self._events.__next__()
+            return FileEvent(take(event, "event", str), maybe(event, "path", str) or "")
+        except BaseException:  # the end, an error or a cancellation
+            self.close()
+            raise
+
+    def close(self) -> None:
+        """Ends the watch."""
+        self._ended = True
+        response, self._response = self._response, None
+        if response is not None:
+            response.close()
+
+    def _open(self) -> None:
+        if not self._ended and self._response is None:
+            self._response = self._plane.open(self._call)
+            self._events = events(f"GET {self._call.url}", self._response)

@@ -1,0 +1,135 @@
+# Generated from _async/transport.py by scripts/generate_sync.py. Do not edit.
+"""HTTP with retries, bounds and typed errors."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Optional, TypeVar
+
+import httpx
+
+from .._sync_io import UploadContent, new_client, sleep, upload_chunks
+from .._config import Config
+from .._http import (
+    MAX_ERROR_BYTES,
+    Answer,
+    Attempt,
+    Call,
+    Limit,
+    must_have_length,
+    retry_after,
+    translated,
+)
+from .._upload import size_of
+from .._version import __version__
+from ..errors import SuperserveError, error_from_answer
+
+T = TypeVar("T")
+
+USER_AGENT = f"superserve-python/{__version__}"
+
+
+class Transport:
+    """Connections to the server. They are opened when needed, also after ``close``."""
+
+    def __init__(self, config: Config) -> None:
+        self.config = config
+        self._client: Optional[httpx.Client] = None
+
+    def close(self) -> None:
+        """Closes all connections."""
+        client, self._client = self._client, None
+        if client is not None:
+            client.close()
+
+    def request(self, call: Call) -> Answer:
+        """Sends a request and reads the whole answer. GET and DELETE are tried again."""
+
+        def once() -> Answer:
+            return self._whole(call, self._send(call))
+
+        attempt = Attempt(call.method)
+        try:
+            return self._retried(attempt, once)
+        except SuperserveError as error:
+            if call.method == "DELETE" and attempt.already_deleted(error):
+                return Answer(204, httpx.Headers(), b"")
+            raise
+
+    def open(self, call: Call) -> httpx.Response:
+        """Sends a request and returns when the head of a good answer is there. The caller closes it."""
+
+        def once() -> httpx.Response:
+            return self._send(call)
+
+        return self._retried(Attempt(call.method), once)
+
+    def upload(self, call: Call, content: UploadContent) -> Answer:
+        """Sends content as the body, once."""
+        return self._whole(call, self._send(call, content))
+
+    def _retried(self, attempt: Attempt, once: Callable[[], T]) -> T:
+        while True:
+            try:
+                return once()
+            except SuperserveError as error:
+                delay = attempt.delay(error)
+                if delay is None:
+                    raise
+            sleep(delay)
+
+    def _send(self, call: Call, content: Optional[UploadContent] = None) -> httpx.Response:
+        if self._client is None:
+            self._client = new_client()
+        headers = {"User-Agent": USER_AGENT, **call.request_headers()}
+        body: object = call.body
+        if content is not None:
+            body = upload_chunks(content)
+            headers["Content-Type"] = call.content_type
+            if (size := size_of(content)) is not None:
+                headers["Content-Length"] = str(size)
+        with translated(f"{call.method} {call.url}"):
+            request = self._client.build_request(
+                call.method,
+                call.url,
+                params=list(call.query) or None,
+                headers=headers,
+                content=body,  # type: ignore[arg-type]
+                timeout=call.timeout(),
+            )
+            response = self._client.send(request, stream=True, follow_redirects=False)
+        if 200 <= response.status_code < 300:
+            return response
+        wait = retry_after(response.headers.get("retry-after"))
+        raise error_from_answer(response.status_code, self._detail(call, response), wait)
+
+    def _detail(self, call: Call, response: httpx.Response) -> bytes:
+        """The body of an error, or what came of it: the status alone says enough to fail."""
+        limit = Limit(MAX_ERROR_BYTES, call.total_timeout or call.idle_timeout)
+        found = bytearray()
+        try:
+            for chunk in checked_chunks(f"{call.method} {call.url}", response, limit):
+                found += chunk
+        except SuperserveError:
+            pass
+        finally:
+            response.close()
+        return bytes(found)
+
+    def _whole(self, call: Call, response: httpx.Response) -> Answer:
+        limit = Limit(call.max_bytes, call.total_timeout)
+        try:
+            if call.needs_length:
+                must_have_length(response.headers)
+            limit.announced(response.headers)
+            body = b"".join([chunk for chunk in checked_chunks(f"{call.method} {call.url}", response, limit)])
+        finally:
+            response.close()
+        return Answer(response.status_code, response.headers, body)
+
+
+def checked_chunks(what: str, response: httpx.Response, limit: Optional[Limit] = None) -> Iterator[bytes]:
+    """The bytes of an answer as they come."""
+    with translated(what):
+        for chunk in response.iter_raw():
+            yield limit.add(chunk) if limit is not None else chunk
