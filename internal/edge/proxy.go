@@ -3,12 +3,10 @@ package edge
 import (
 	"context"
 	"errors"
-	"io"
 	"log/slog"
 	"net/http"
 	"net/http/httputil"
 	"sync"
-	"sync/atomic"
 	"time"
 
 	"github.com/superserve/superserve/internal/control"
@@ -68,14 +66,10 @@ func (e *Edge) forward(w http.ResponseWriter, r *http.Request, rt route, id stri
 	}
 	x.ctx, x.cancel = context.WithCancelCause(r.Context())
 	defer x.cancel(nil)
+	x.body.over = x.ctx.Done()
 	out := r.WithContext(context.WithValue(x.ctx, exchangeKey{}, x))
 	if r.Body != nil && r.Body != http.NoBody {
 		out.Body = x.body
-	}
-	// An agent may answer before it has the whole body. By default the server would close the client's body at the first
-	// byte of that answer, and sending the request on would fail and take the rest of the answer with it.
-	if err := http.NewResponseController(w).EnableFullDuplex(); err != nil && !errors.Is(err, http.ErrNotSupported) {
-		return err
 	}
 	e.proxy.ServeHTTP(w, out)
 	finished = true
@@ -152,42 +146,6 @@ func rewrite(p *httputil.ProxyRequest) {
 	dropOwnProtocols(p.Out.Header)
 	// An empty value keeps the standard client from adding its own.
 	p.Out.Header["User-Agent"] = nil
-}
-
-// requestBody remembers that reading the client's body failed, so that this can be told from an agent that broke.
-type requestBody struct {
-	io.ReadCloser
-	// left is how much of a body of known length is still to come, -1 for one of unknown length.
-	left int64
-	err  atomic.Pointer[error]
-}
-
-func newRequestBody(r *http.Request) *requestBody {
-	return &requestBody{ReadCloser: r.Body, left: max(r.ContentLength, -1)}
-}
-
-// Read reads from the client. The end of a body of known length comes from its length alone: whoever sends the request
-// on reads once more to see the end, and by then the agent may have answered already and the server, passing the answer
-// on, have closed the body. That late error would end the connection to the agent in the middle of its answer.
-func (b *requestBody) Read(p []byte) (int, error) {
-	if b.left == 0 {
-		return 0, io.EOF
-	}
-	n, err := b.ReadCloser.Read(p)
-	if b.left > 0 {
-		b.left -= int64(n)
-	}
-	if err != nil && err != io.EOF {
-		b.err.CompareAndSwap(nil, &err)
-	}
-	return n, err
-}
-
-func (b *requestBody) failure() error {
-	if err := b.err.Load(); err != nil && !errors.Is(*err, http.ErrBodyReadAfterClose) {
-		return *err
-	}
-	return nil
 }
 
 // buffers are the reverse proxy's copy buffers.
