@@ -49,7 +49,10 @@ func newProcessTable() *processTable { return &processTable{running: make(map[in
 func (t *processTable) start(path string, argv []string, attr *syscall.ProcAttr, timeout time.Duration) (*process, error) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	pid, err := t.fork(func() (int, error) { return syscall.ForkExec(path, argv, attr) })
+	if t.limit != nil {
+		t.limit.place(attr.Sys)
+	}
+	pid, err := syscall.ForkExec(path, argv, attr)
 	if err != nil {
 		return nil, err
 	}
@@ -59,13 +62,6 @@ func (t *processTable) start(path string, argv []string, attr *syscall.ProcAttr,
 		p.timer = time.AfterFunc(timeout, func() { t.expire(p) })
 	}
 	return p, nil
-}
-
-func (t *processTable) fork(start func() (int, error)) (int, error) {
-	if t.limit == nil {
-		return start()
-	}
-	return t.limit.fork(start)
 }
 
 // setLimit changes how many processes and threads commands may have, where the kernel enforces that.

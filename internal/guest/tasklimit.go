@@ -6,16 +6,15 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
-	"runtime"
 	"strconv"
 	"strings"
 	"syscall"
 )
 
 const (
-	// taskCgroups is where boxd mounts the sandbox's own pids controller, which gVisor's kernel enforces: a fork above
-	// the limit fails with EAGAIN, as on Linux. The host's limit is no substitute, because gVisor itself dies of it.
-	taskCgroups = "/run/boxd/pids"
+	// taskCgroups is where boxd mounts the sandbox's own cgroups, which gVisor's kernel enforces: a fork above the limit
+	// fails with EAGAIN, as on Linux. The host's limit is no substitute, because gVisor itself dies of it.
+	taskCgroups = "/run/boxd/cgroups"
 	// spareTasks is the limit of a second group, for commands that start while the first one is full: without it nobody
 	// could get in to end what fills it.
 	spareTasks = 64
@@ -23,10 +22,10 @@ const (
 	fewTasks = 16
 )
 
-// taskLimit starts commands in cgroups with a limit on processes and threads. boxd itself is in none of them, since a
-// Go program that can't start a thread dies.
+// taskLimit starts commands in cgroups with a limit on processes and threads. boxd itself is in neither of them, since
+// a Go program that can't start a thread dies.
 type taskLimit struct {
-	ordinary, spare *spawner
+	ordinary, spare *taskGroup
 }
 
 // newTaskLimit sets up the cgroups. Root inside can undo them; they keep programs from hurting their own sandbox, and
@@ -35,58 +34,60 @@ func newTaskLimit(limit int) (*taskLimit, error) {
 	if err := os.MkdirAll(taskCgroups, 0o700); err != nil {
 		return nil, fmt.Errorf("limiting processes: %w", err)
 	}
-	if err := syscall.Mount("cgroup", taskCgroups, "cgroup", syscall.MS_NOSUID|syscall.MS_NOEXEC|syscall.MS_NODEV, "pids"); err != nil {
-		return nil, fmt.Errorf("limiting processes: mounting the pids controller: %w", err)
+	if err := syscall.Mount("cgroup2", taskCgroups, "cgroup2", syscall.MS_NOSUID|syscall.MS_NOEXEC|syscall.MS_NODEV, ""); err != nil {
+		return nil, fmt.Errorf("limiting processes: mounting cgroups: %w", err)
 	}
-	ordinary, err := newSpawner("commands", limit)
+	ordinary, err := newTaskGroup("commands", limit)
 	if err != nil {
 		return nil, fmt.Errorf("limiting processes: %w", err)
 	}
-	spare, err := newSpawner("spare", spareTasks)
+	spare, err := newTaskGroup("spare", spareTasks)
 	if err != nil {
 		return nil, fmt.Errorf("limiting processes: %w", err)
 	}
 	return &taskLimit{ordinary: ordinary, spare: spare}, nil
 }
 
-// fork runs start in the ordinary group, and in the spare one when that is full.
-func (l *taskLimit) fork(start func() (pid int, err error)) (pid int, err error) {
-	if l.ordinary.room() < fewTasks {
-		return l.spare.run(start)
+// place makes the process that is started with attr begin in the ordinary group, and in the spare one when that is
+// full: not even its first fork escapes the limit.
+func (l *taskLimit) place(attr *syscall.SysProcAttr) {
+	group := l.ordinary
+	if group.room() < fewTasks {
+		group = l.spare
 	}
-	return l.ordinary.run(start)
+	attr.UseCgroupFD, attr.CgroupFD = true, int(group.dir.Fd())
 }
 
 // set changes the limit of commands from now on.
 func (l *taskLimit) set(limit int) error { return l.ordinary.setLimit(limit) }
 
-// spawner forks on a thread of its own that is in a cgroup: children begin in the group of the thread that made them,
-// so not even the first fork of a command escapes the limit.
-type spawner struct {
-	dir  string
-	jobs chan func()
+// taskGroup is one cgroup with a limit on processes and threads.
+type taskGroup struct {
+	dir *os.File
 }
 
-func newSpawner(name string, limit int) (*spawner, error) {
-	s := &spawner{dir: filepath.Join(taskCgroups, name), jobs: make(chan func())}
-	if err := os.Mkdir(s.dir, 0o700); err != nil && !errors.Is(err, fs.ErrExist) {
+func newTaskGroup(name string, limit int) (*taskGroup, error) {
+	path := filepath.Join(taskCgroups, name)
+	if err := os.Mkdir(path, 0o700); err != nil && !errors.Is(err, fs.ErrExist) {
 		return nil, err
 	}
-	if err := s.setLimit(limit); err != nil {
+	dir, err := os.Open(path)
+	if err != nil {
 		return nil, err
 	}
-	ready := make(chan error)
-	go s.serve(ready)
-	return s, <-ready
+	g := &taskGroup{dir: dir}
+	return g, g.setLimit(limit)
 }
 
-func (s *spawner) setLimit(limit int) error { return s.write("pids.max", limit) }
+func (g *taskGroup) setLimit(limit int) error {
+	return os.WriteFile(filepath.Join(g.dir.Name(), "pids.max"), []byte(strconv.Itoa(limit)), 0)
+}
 
 // room is how many more processes and threads the group takes; 0 when that can't be read.
-func (s *spawner) room() int { return max(0, s.read("pids.max")-s.read("pids.current")) }
+func (g *taskGroup) room() int { return max(0, g.read("pids.max")-g.read("pids.current")) }
 
-func (s *spawner) read(file string) int {
-	raw, err := os.ReadFile(filepath.Join(s.dir, file))
+func (g *taskGroup) read(file string) int {
+	raw, err := os.ReadFile(filepath.Join(g.dir.Name(), file))
 	if err != nil {
 		return 0
 	}
@@ -95,31 +96,4 @@ func (s *spawner) read(file string) int {
 		return 0
 	}
 	return n
-}
-
-func (s *spawner) write(file string, value int) error {
-	return os.WriteFile(filepath.Join(s.dir, file), []byte(strconv.Itoa(value)), 0)
-}
-
-// serve never gives its thread back: the Go runtime then starts other threads from elsewhere, outside the group.
-func (s *spawner) serve(ready chan<- error) {
-	runtime.LockOSThread()
-	err := s.write("tasks", syscall.Gettid())
-	ready <- err
-	if err != nil {
-		return
-	}
-	for job := range s.jobs {
-		job()
-	}
-}
-
-func (s *spawner) run(start func() (int, error)) (pid int, err error) {
-	done := make(chan struct{})
-	s.jobs <- func() {
-		pid, err = start()
-		close(done)
-	}
-	<-done
-	return pid, err
 }

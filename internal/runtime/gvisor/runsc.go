@@ -34,6 +34,7 @@ func (d *Driver) command(dir string, diskMiB int) command {
 		"--network", "sandbox",
 		// Writes go to a file on the host whose size is the disk quota; in memory no limit would hold.
 		"--overlay2", "root:dir=" + filepath.Join(dir, "disk") + ",size=" + strconv.Itoa(diskMiB) + "m",
+		"--in-sandbox-cgroup", "v2", // boxd's limit on processes
 		"--allow-suid", // sudo and su inside; means nothing outside
 		"--net-raw",    // ping
 	}}
