@@ -59,14 +59,8 @@ func (p Policy) AllowsAddr(addr netip.Addr) bool {
 	return !anyContains(p.DenyCIDRs, addr)
 }
 
-// ResolvesName says whether the sandbox may look up name. It may look up anything, unless its deny list leaves no
-// public IPv4 address: then a name that no allow entry matches could serve only to carry data out in the query itself.
-func (p Policy) ResolvesName(name string) bool {
-	if !p.deniesAllIPv4() {
-		return true
-	}
-	return slices.ContainsFunc(p.AllowDomains, func(d Domain) bool { return d.Match(name) })
-}
+// ResolvesName says whether the sandbox may look up name.
+func (p Policy) ResolvesName(name string) bool { return p.decideName(name).Allowed }
 
 // deniesAllIPv4 says whether the deny list, with the ranges that are blocked anyway, covers all of IPv4.
 func (p Policy) deniesAllIPv4() bool {
