@@ -148,8 +148,13 @@ func (p *Proxy) breakSandbox(id string) error {
 	return nil
 }
 
-// statuses calls an action of a sandbox and returns the different statuses it has meanwhile, in order.
+// statuses calls an action of a sandbox and returns the different statuses it has from just before until after, in
+// order.
 func (p *Proxy) statuses(r *http.Request, id, action string) ([]string, error) {
+	before, err := p.status(r, id)
+	if err != nil {
+		return nil, err
+	}
 	done := make(chan error, 1)
 	go func() {
 		res, err := p.call(r, http.MethodPost, "/sandboxes/"+id+"/"+action, nil)
@@ -158,9 +163,8 @@ func (p *Proxy) statuses(r *http.Request, id, action string) ([]string, error) {
 		}
 		done <- err
 	}()
-	var seen []string
-	for {
-		var finished bool
+	seen := []string{before}
+	for finished := false; !finished; {
 		select {
 		case err := <-done:
 			if err != nil {
@@ -169,17 +173,21 @@ func (p *Proxy) statuses(r *http.Request, id, action string) ([]string, error) {
 			finished = true
 		default:
 		}
-		var sb struct{ Status string }
-		if _, err := p.call(r, http.MethodGet, "/sandboxes/"+id, &sb); err != nil {
+		status, err := p.status(r, id)
+		if err != nil {
 			return nil, err
 		}
-		if len(seen) == 0 || seen[len(seen)-1] != sb.Status {
-			seen = append(seen, sb.Status)
-		}
-		if finished {
-			return seen, nil
+		if seen[len(seen)-1] != status {
+			seen = append(seen, status)
 		}
 	}
+	return seen, nil
+}
+
+func (p *Proxy) status(r *http.Request, id string) (string, error) {
+	var sb struct{ Status string }
+	_, err := p.call(r, http.MethodGet, "/sandboxes/"+id, &sb)
+	return sb.Status, err
 }
 
 func (p *Proxy) call(r *http.Request, method, path string, into any) (int, error) {
