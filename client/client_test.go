@@ -103,7 +103,7 @@ func TestSandboxCalls(t *testing.T) {
 	}{
 		"create": {func(c *client.Client) (any, error) {
 			return c.CreateSandbox(ctx, client.CreateSandboxRequest{Name: "job", AutoDeleteSeconds: new(0), IdempotencyKey: "k"})
-		}, 201, "POST", "/sandboxes", `{"name":"job","auto_delete_seconds":0}`},
+		}, 201, "POST", "/sandboxes", `{"name":"job","timeout_action":"pause","auto_delete_seconds":0}`},
 		"get":      {func(c *client.Client) (any, error) { return c.GetSandbox(ctx, id) }, 200, "GET", "/sandboxes/" + id, ""},
 		"activate": {func(c *client.Client) (any, error) { return c.ActivateSandbox(ctx, id) }, 200, "POST", "/sandboxes/" + id + "/activate", ""},
 		"pause":    {func(c *client.Client) (any, error) { return nil, c.PauseSandbox(ctx, id) }, 204, "POST", "/sandboxes/" + id + "/pause", ""},

@@ -11,6 +11,9 @@ import (
 // CreateSandbox creates a sandbox and returns when commands can run in it.
 func (c *Client) CreateSandbox(ctx context.Context, req CreateSandboxRequest) (*Sandbox, error) {
 	r := c.control(http.MethodPost, "/sandboxes")
+	if req.TimeoutAction == "" {
+		req.TimeoutAction = TimeoutPause
+	}
 	r.json = req
 	if req.IdempotencyKey != "" {
 		r.header.Set("Idempotency-Key", req.IdempotencyKey)

@@ -70,8 +70,10 @@ type CreateSandboxRequest struct {
 	FromTemplate string `json:"from_template,omitempty"`
 	FromSnapshot string `json:"from_snapshot,omitempty"`
 	// TimeoutSeconds is 1-604800; nil means none.
-	TimeoutSeconds *int          `json:"timeout_seconds,omitempty"`
-	TimeoutAction  TimeoutAction `json:"timeout_action,omitempty"`
+	TimeoutSeconds *int `json:"timeout_seconds,omitempty"`
+	// TimeoutAction is TimeoutPause unless said otherwise, as in the other SDKs: the timeout then caps active time and
+	// loses nothing. TimeoutDelete makes it a deadline from creation.
+	TimeoutAction TimeoutAction `json:"timeout_action,omitempty"`
 	// AutoDeleteSeconds is 0-2592000; nil means never.
 	AutoDeleteSeconds *int              `json:"auto_delete_seconds,omitempty"`
 	Metadata          map[string]string `json:"metadata,omitempty"`

@@ -53,7 +53,7 @@ func (a *App) sandboxCreateCommand() *cobra.Command {
 	fl.StringVar(&f.template, "template", "", "template's name or id (default superserve/base)")
 	fl.StringVar(&f.snapshot, "snapshot", "", "id of a snapshot to start from instead of a template")
 	fl.StringVar(&f.timeout, "timeout", "", "after how long the timeout action is taken, such as 1h or 7d")
-	fl.StringVar(&f.timeoutAction, "timeout-action", "", "what happens then: delete or pause (default is the server's)")
+	fl.StringVar(&f.timeoutAction, "timeout-action", "", "what happens then: pause (the default) or delete")
 	fl.StringVar(&f.autoDelete, "auto-delete", "", "delete after being paused this long; 0s deletes at pause")
 	fl.StringArrayVarP(&f.env, "env", "e", nil, "environment variable NAME=VALUE of every command; repeatable")
 	fl.StringArrayVar(&f.metadata, "metadata", nil, "tag KEY=VALUE; repeatable")

@@ -26,7 +26,7 @@ func TestKillNineLosesNothing(t *testing.T) {
 	running.sh(startCounter)
 	paused.sh(startCounter)
 	paused.pause()
-	timed := s.create(t, func(r *client.CreateSandboxRequest) { r.TimeoutSeconds = ptr(5) })
+	timed := s.create(t, func(r *client.CreateSandboxRequest) { r.TimeoutSeconds, r.TimeoutAction = ptr(5), client.TimeoutDelete })
 	before := running.count()
 
 	s.crash(t)

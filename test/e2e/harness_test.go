@@ -4,6 +4,7 @@ package e2e
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -140,11 +141,37 @@ func (s *server) create(t testing.TB, change ...func(*client.CreateSandboxReques
 	for _, c := range change {
 		c(&req)
 	}
-	api := s.client(t)
-	sb, err := api.CreateSandbox(t.Context(), req)
+	sb, err := s.client(t).CreateSandbox(t.Context(), req)
 	if err != nil {
 		t.Fatalf("create: %v", err)
 	}
+	return s.keep(t, sb)
+}
+
+// createREST is create with a body sent as it is, without what the client adds.
+func (s *server) createREST(t testing.TB, body string) *box {
+	t.Helper()
+	req, err := http.NewRequestWithContext(t.Context(), http.MethodPost, s.URL+"/sandboxes", strings.NewReader(body))
+	if err != nil {
+		t.Fatal(err)
+	}
+	req.Header.Set("X-API-Key", testKey)
+	req.Header.Set("Content-Type", "application/json")
+	res, err := http.DefaultClient.Do(req)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer res.Body.Close()
+	var sb client.Sandbox
+	if err := json.NewDecoder(res.Body).Decode(&sb); err != nil || res.StatusCode != http.StatusCreated {
+		t.Fatalf("create: %s, %v", res.Status, err)
+	}
+	return s.keep(t, &sb)
+}
+
+// keep makes a sandbox a box that is deleted when the test is over.
+func (s *server) keep(t testing.TB, sb *client.Sandbox) *box {
+	api := s.client(t)
 	t.Cleanup(func() {
 		if err := api.DeleteSandbox(context.Background(), sb.ID); err != nil && !client.IsNotFound(err) {
 			t.Errorf("delete: %v", err)

@@ -276,7 +276,7 @@ func TestIdempotencyKey(t *testing.T) {
 
 func TestTimeouts(t *testing.T) {
 	t.Parallel()
-	deleted := shared.create(t, func(r *client.CreateSandboxRequest) { r.TimeoutSeconds = ptr(2) })
+	deleted := shared.createREST(t, `{"name": "deadline", "timeout_seconds": 2}`)
 	paused := shared.create(t, func(r *client.CreateSandboxRequest) {
 		r.TimeoutSeconds, r.TimeoutAction = ptr(2), client.TimeoutPause
 	})

@@ -41,7 +41,7 @@ func TestPostgreSQL(t *testing.T) {
 		}
 	})
 	t.Run("the timeout pauses by default", func(t *testing.T) {
-		short := s.create(t, func(r *client.CreateSandboxRequest) { r.TimeoutSeconds = ptr(1) })
+		short := s.createREST(t, `{"name": "short", "timeout_seconds": 1}`)
 		eventually(t, 20*time.Second, "it is paused", func() bool { return short.get().Status == client.StatusPaused })
 	})
 	t.Run("no wake at the edge", func(t *testing.T) {

@@ -42,10 +42,6 @@ func create(c *call) (any, error) {
 		TimeoutAction: client.TimeoutAction(c.text("timeout_action")), AutoDeleteSeconds: c.optional("auto_delete_seconds"),
 		Metadata: c.texts("metadata"), EnvVars: c.texts("env_vars"), Network: c.network(),
 	}
-	// The client's zero value is the server's default, delete; what SDKs send, pause, is said explicitly in Go.
-	if req.TimeoutSeconds != nil && req.TimeoutAction == "" {
-		req.TimeoutAction = client.TimeoutPause
-	}
 	if tpl, ok := c.args["from_template"].(*template); ok {
 		req.FromTemplate = tpl.ID
 	} else {
