@@ -10,7 +10,7 @@ import (
 
 // newHandler makes the one handler of the main listener: control plane, health, readiness and data plane.
 func (s *Server) newHandler() http.Handler {
-	return httpapi.New(httpapi.Config{
+	return s.withCORS(httpapi.New(httpapi.Config{
 		Service: s.control,
 		Edge: edge.New(edge.Config{
 			Agents: s.control, SandboxHost: s.cfg.SandboxHost, Logger: s.log, Metrics: s.metrics.DataPlane(),
@@ -19,5 +19,5 @@ func (s *Server) newHandler() http.Handler {
 		PublicURL: s.cfg.PublicURL,
 		Ready:     func(context.Context) []Waiting { return s.host.Waiting() },
 		Logger:    s.log,
-	})
+	}))
 }

@@ -94,6 +94,7 @@ func TestRefusals(t *testing.T) {
 		{"url", "", nil, []string{"--public-url=ftp://x"}, []string{"http:// or https://"}},
 		{"sandbox host", "", nil, []string{"--sandbox-host=Under_score"}, []string{"domain name"}},
 		{"resolver", "", nil, []string{"--dns-upstream=dns.example"}, []string{"IP addresses"}},
+		{"origin", "", nil, []string{"--cors-origins=https://app.example.com/"}, []string{"setting cors-origins", "without a path"}},
 		{"database", "", nil, []string{"--database=mysql://u:hunter2@h/d"}, []string{"sqlite:/// or postgres://"}},
 		{"data dir", "", nil, []string{"--data-dir="}, []string{"setting data-dir"}},
 		{"tls", "", nil, []string{"--tls=on"}, []string{"setting tls", "--tls", "internal, or empty"}},

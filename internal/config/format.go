@@ -21,6 +21,7 @@ func formats() map[string]format {
 		"cidr4":    {"an IPv4 CIDR such as 10.201.0.0/16, /8 to /24, without bits set behind the prefix", isCIDR4},
 		"url":      {"an http:// or https:// URL with a host and nothing behind the path", isURL},
 		"host":     {"a domain name in lower case", isHost},
+		"origin":   {"an origin such as https://app.example.com, without a path, or *", isOrigin},
 		"resolver": {"IP addresses, with or without :port", isResolver},
 	}
 }
@@ -43,6 +44,11 @@ func isURL(s string) bool {
 	u, err := url.Parse(s)
 	return err == nil && (u.Scheme == "http" || u.Scheme == "https") && u.Host != "" &&
 		u.RawQuery == "" && u.Fragment == "" && u.User == nil
+}
+
+func isOrigin(s string) bool {
+	u, err := url.Parse(s)
+	return s == "*" || err == nil && isURL(s) && u.Path == "" && s == strings.ToLower(s)
 }
 
 func isHost(s string) bool {
