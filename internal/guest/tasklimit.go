@@ -76,7 +76,10 @@ func newTaskGroup(name string, limit int) (*taskGroup, error) {
 		return nil, err
 	}
 	g := &taskGroup{dir: dir}
-	return g, g.setLimit(limit)
+	if err := g.setLimit(limit); err != nil {
+		return nil, errors.Join(err, dir.Close())
+	}
+	return g, nil
 }
 
 func (g *taskGroup) setLimit(limit int) error {

@@ -49,7 +49,7 @@ func wrap(err error, doing string) error {
 	if _, ok := errors.AsType[*sandbox.Error](err); ok {
 		return err
 	}
-	state := ""
+	var state string
 	switch {
 	case isFull(err):
 		state = "full"
