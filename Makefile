@@ -30,7 +30,7 @@ phase = @printf '\n== %s [%(%H:%M:%S)T]\n' '$(1)' -1
 
 .PHONY: help
 help: ## Show this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 ## ---- run -----------------------------------------------------------------------------------------------------------
 
@@ -105,6 +105,10 @@ fuzz: ## Run every fuzz target (FUZZTIME=1m)
 .PHONY: bench
 bench: ## Measure create, exec, pause and resume on the server that make up started (N=20)
 	@bin/superserve bench --data-dir '$(DATA)' -n $(or $(N),20)
+
+.PHONY: bench-egress
+bench-egress: build ## Measure the way out through the proxy against plain NAT, in a network of the test's own
+	@$(GO) test ./test/egress -run '^$$' -bench . -benchtime 1x
 
 .PHONY: lint
 lint: ## Check formatting and the linter's rules

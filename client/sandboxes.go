@@ -109,6 +109,25 @@ func (c *Client) ActivateSandbox(ctx context.Context, id string) (*Sandbox, erro
 	return &sb, nil
 }
 
+// NetworkLog reads a page of what a sandbox reached or tried to reach, newest first. A paused sandbox stays paused.
+func (c *Client) NetworkLog(ctx context.Context, id string, o NetworkLogOptions) (*NetworkLogPage, error) {
+	r := c.control(http.MethodGet, sandboxPath(id)+"/network")
+	r.query = url.Values{}
+	for name, value := range map[string]string{"before": o.Before, "since": o.Since, "verdict": string(o.Verdict)} {
+		if value != "" {
+			r.query.Set(name, value)
+		}
+	}
+	if o.Limit != 0 {
+		r.query.Set("limit", strconv.Itoa(o.Limit))
+	}
+	var page NetworkLogPage
+	if _, err := c.doJSON(ctx, r, &page); err != nil {
+		return nil, fmt.Errorf("reading the network log of sandbox %s: %w", id, err)
+	}
+	return &page, nil
+}
+
 // Exec runs a command with the API key alone: a paused sandbox is woken first.
 func (c *Client) Exec(ctx context.Context, id string, req ExecRequest) (*ExecResult, error) {
 	return c.exec(ctx, c.control(http.MethodPost, sandboxPath(id)+"/exec"), req)

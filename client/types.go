@@ -20,6 +20,12 @@ type (
 	Network = gen.Network
 	// Metadata are a sandbox's tags.
 	Metadata = gen.Metadata
+	// NetworkLogPage is a part of a sandbox's network log, newest first.
+	NetworkLogPage = gen.NetworkLogPage
+	// NetworkLogRow is a connection, a flow or a DNS query, or several that were summed.
+	NetworkLogRow = gen.NetworkLogRow
+	// NetworkVerdict is what became of it.
+	NetworkVerdict = gen.NetworkVerdict
 	// Template is something sandboxes are made from.
 	Template = gen.Template
 	// TemplateStatus is pending, building, ready or failed.
@@ -42,7 +48,7 @@ type (
 	Waiting = gen.Waiting
 )
 
-// The values of SandboxStatus, TimeoutAction, TemplateStatus and FileType.
+// The values of SandboxStatus, TimeoutAction, NetworkVerdict, TemplateStatus and FileType.
 const (
 	StatusActive   = gen.SandboxStatusActive
 	StatusPaused   = gen.SandboxStatusPaused
@@ -51,6 +57,10 @@ const (
 
 	TimeoutDelete = gen.TimeoutActionDelete
 	TimeoutPause  = gen.TimeoutActionPause
+
+	VerdictAllowed = gen.NetworkVerdictAllowed
+	VerdictBlocked = gen.NetworkVerdictBlocked
+	VerdictFailed  = gen.NetworkVerdictFailed
 
 	TemplatePending  = gen.TemplateStatusPending
 	TemplateBuilding = gen.TemplateStatusBuilding
@@ -119,6 +129,16 @@ type ListSandboxesOptions struct {
 	Status   SandboxStatus
 	Limit    int // 1-200
 	Offset   int
+}
+
+// NetworkLogOptions selects a page of a network log; the zero value asks for the newest 50 rows.
+type NetworkLogOptions struct {
+	Limit int // 1-200
+	// Before selects rows that began before an RFC 3339 time, or stand behind a row: the NextCursor of the page before.
+	Before string
+	// Since selects rows that began at or after an RFC 3339 time, or came into the log after the row with this ID.
+	Since   string
+	Verdict NetworkVerdict
 }
 
 // ExecRequest is a command. Without Args (nil) /bin/sh runs it; with Args, also empty ones, it is a program's name or

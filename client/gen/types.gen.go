@@ -67,6 +67,45 @@ func (e HealthStatus) Valid() bool {
 	}
 }
 
+// Defines values for NetworkLogRowKind.
+const (
+	NetworkLogRowKindConnection NetworkLogRowKind = "connection"
+	NetworkLogRowKindRequest    NetworkLogRowKind = "request"
+)
+
+// Valid indicates whether the value is a known member of the NetworkLogRowKind enum.
+func (e NetworkLogRowKind) Valid() bool {
+	switch e {
+	case NetworkLogRowKindConnection:
+		return true
+	case NetworkLogRowKindRequest:
+		return true
+	default:
+		return false
+	}
+}
+
+// Defines values for NetworkVerdict.
+const (
+	NetworkVerdictAllowed NetworkVerdict = "allowed"
+	NetworkVerdictBlocked NetworkVerdict = "blocked"
+	NetworkVerdictFailed  NetworkVerdict = "failed"
+)
+
+// Valid indicates whether the value is a known member of the NetworkVerdict enum.
+func (e NetworkVerdict) Valid() bool {
+	switch e {
+	case NetworkVerdictAllowed:
+		return true
+	case NetworkVerdictBlocked:
+		return true
+	case NetworkVerdictFailed:
+		return true
+	default:
+		return false
+	}
+}
+
 // Defines values for ReadinessStatus.
 const (
 	ReadinessStatusReady    ReadinessStatus = "ready"
@@ -464,12 +503,66 @@ type MoveRequest struct {
 // Example: {"allow_out":["api.example.com","*.example.org","8.8.8.8/32"],"deny_out":["0.0.0.0/0"]}
 type Network struct {
 	// AllowOut IPv4 or IPv6 addresses or CIDRs, domains, and `*.domain` for any depth below a domain but not the domain
-	// itself. Domains are validated and kept; this version does not open anything for them yet.
+	// itself. A domain opens the addresses that the sandbox's resolver gives for it, while the answer holds, for
+	// flows that name no other domain.
 	AllowOut []string `json:"allow_out,omitempty"`
 
 	// DenyOut CIDRs only; `0.0.0.0/0` denies all of IPv4.
 	DenyOut []string `json:"deny_out,omitempty"`
 }
+
+// NetworkLogPage defines model for NetworkLogPage.
+type NetworkLogPage struct {
+	Data    []NetworkLogRow `json:"data"`
+	HasMore bool            `json:"has_more"`
+
+	// NextCursor `before` of the next page; only when there is one.
+	NextCursor string `json:"next_cursor,omitempty"`
+}
+
+// NetworkLogRow defines model for NetworkLogRow.
+type NetworkLogRow struct {
+	// BytesRecv By the sandbox; absent while unknown.
+	BytesRecv *int64 `json:"bytes_recv,omitempty"`
+
+	// BytesSent By the sandbox; absent while unknown.
+	BytesSent *int64 `json:"bytes_sent,omitempty"`
+
+	// Count How many attempts the row stands for, when it is not one. 0: it only has bytes of connections whose rows stand
+	// elsewhere. Host, address and port of such a row are there when they are the same for all.
+	Count *int64 `json:"count,omitempty"`
+
+	// DstIP Address; of a query the first one answered.
+	DstIP   string `json:"dst_ip,omitempty"`
+	DstPort int    `json:"dst_port,omitempty"`
+
+	// Host The name it was for: asked for, in the TLS or HTTP handshake, or last resolved to the address. Absent when unknown.
+	Host string `json:"host,omitempty"`
+
+	// ID Tells the rows of a sandbox apart; below 2^53. Stays the same when the row gets its bytes.
+	ID int64 `json:"id"`
+
+	// Kind `request` is a DNS query, `connection` anything else.
+	Kind NetworkLogRowKind `json:"kind"`
+
+	// MatchRule What decided, for people: an entry of the rules, or a few words.
+	MatchRule string `json:"match_rule,omitempty"`
+
+	// Protocol `tcp`, `tls` and `http` (TCP that begins with a handshake or a request of these), `udp`, `icmp` or `dns`. Expect more.
+	Protocol string `json:"protocol"`
+
+	// TS When it began.
+	TS Timestamp `json:"ts"`
+
+	// Verdict `failed`: the rules allowed it, and it did not get through for another reason.
+	Verdict NetworkVerdict `json:"verdict"`
+}
+
+// NetworkLogRowKind `request` is a DNS query, `connection` anything else.
+type NetworkLogRowKind string
+
+// NetworkVerdict `failed`: the rules allowed it, and it did not get through for another reason.
+type NetworkVerdict string
 
 // Opened defines model for Opened.
 type Opened struct {
@@ -917,6 +1010,23 @@ type CreateSandboxParams struct {
 	// IdempotencyKey Makes a retry safe, 1-255 characters. Remembered for 24 hours: the same key with the same body gives the
 	// sandbox the first call made, with another body 409.
 	IdempotencyKey string `json:"Idempotency-Key,omitempty"`
+}
+
+// GetNetworkLogParams defines parameters for GetNetworkLog.
+type GetNetworkLogParams struct {
+	// Limit Rows per page.
+	Limit int `form:"limit,omitempty" json:"limit,omitempty"`
+
+	// Before Only rows that began before this RFC 3339 time; or, with the `id` of a row (`next_cursor` is one), those
+	// behind it.
+	Before string `form:"before,omitempty" json:"before,omitempty"`
+
+	// Since Only rows that began at or after this RFC 3339 time; or, with the `id` of a row, those that came into the log
+	// after it.
+	Since string `form:"since,omitempty" json:"since,omitempty"`
+
+	// Verdict Only rows with this verdict.
+	Verdict NetworkVerdict `form:"verdict,omitempty" json:"verdict,omitempty"`
 }
 
 // ListTemplatesParams defines parameters for ListTemplates.

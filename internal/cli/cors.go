@@ -19,7 +19,9 @@ func (s *Server) withCORS(next http.Handler) http.Handler {
 		AllowedHeaders: []string{
 			"Content-Type", "Idempotency-Key", "Range", "X-Access-Token", "X-API-Key", "X-Superserve-Sandbox-Id",
 		},
-		ExposedHeaders: []string{"Content-Length", "Content-Range", "Retry-After", "X-Request-Id", "X-Total-Count"},
-		MaxAge:         int((2 * time.Hour).Seconds()), // the longest that browsers keep a preflight's answer
+		ExposedHeaders: []string{
+			"Content-Encoding", "Content-Length", "Content-Range", "Retry-After", "X-Request-Id", "X-Total-Count",
+		},
+		MaxAge: int((2 * time.Hour).Seconds()), // the longest that browsers keep a preflight's answer
 	}).Handler(next)
 }

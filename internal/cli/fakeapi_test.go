@@ -57,6 +57,7 @@ func newFakeAPI() *httptest.Server {
 	control("POST /sandboxes/{id}/pause", f.pause)
 	control("POST /sandboxes/{id}/resume", f.resume)
 	control("POST /sandboxes/{id}/exec", f.exec)
+	control("GET /sandboxes/{id}/network", f.network)
 	control("GET /templates", f.templates)
 	mux.HandleFunc("/files", f.data)
 	mux.HandleFunc("GET /files/watch", fakeWatch)

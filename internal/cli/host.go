@@ -8,6 +8,7 @@ import (
 	"github.com/superserve/superserve/internal/control"
 	"github.com/superserve/superserve/internal/httpapi"
 	"github.com/superserve/superserve/internal/metrics"
+	"github.com/superserve/superserve/internal/netlog"
 )
 
 // Host is what runs sandboxes on this machine, with everything they need.
@@ -30,6 +31,8 @@ type HostConfig struct {
 	Config  *config.Config
 	Logger  *slog.Logger
 	Metrics *metrics.Metrics
+	// NetworkLog is told of everything sandboxes reach or try to.
+	NetworkLog *netlog.Log
 }
 
 // HostOpener checks the machine and opens its host: adopts what an earlier server left running, removes the rest. Its

@@ -12,6 +12,7 @@ import (
 	"github.com/superserve/superserve/internal/bundle"
 	"github.com/superserve/superserve/internal/config"
 	"github.com/superserve/superserve/internal/control"
+	"github.com/superserve/superserve/internal/egress"
 	"github.com/superserve/superserve/internal/image"
 	"github.com/superserve/superserve/internal/network"
 	"github.com/superserve/superserve/internal/node"
@@ -58,7 +59,10 @@ func (p hostPaths) network(cfg *config.Config, log *slog.Logger) (network.Config
 	if pool == 0 {
 		pool = -1 // network's word for none
 	}
-	return network.Config{Instance: p.name, CIDR: cidr, PoolSize: pool, Upstream: cfg.DNSUpstream, Logger: log}, nil
+	return network.Config{
+		Instance: p.name, CIDR: cidr, PoolSize: pool, MaxConnections: cfg.NetworkConnections, MaxMbits: cfg.NetworkBandwidth,
+		Logger: log,
+	}, nil
 }
 
 // gvisorHost is a host whose sandboxes gVisor isolates.
@@ -122,6 +126,14 @@ func (h *gvisorHost) openNetwork(ctx context.Context, hc HostConfig) (*network.M
 	if err != nil {
 		return nil, err
 	}
+	gatekeeper, err := egress.New(egress.Config{
+		Blocked:  append([]netip.Prefix{cfg.CIDR}, cfg.Blocked...), // that no slot's proxy leads to another slot
+		Upstream: hc.Config.DNSUpstream, ConnectionsPerSlot: cfg.MaxConnections, Recorder: hc.NetworkLog, Logger: hc.Logger,
+	})
+	if err != nil {
+		return nil, fmt.Errorf("setting up the network: %w", err)
+	}
+	cfg.Gatekeeper = gatekeeper
 	slots, err := network.New(ctx, cfg)
 	if err != nil {
 		return nil, fmt.Errorf("setting up the network: %w", err)

@@ -21,7 +21,7 @@ func (a *App) sandboxCommand() *cobra.Command {
 	parent.AddCommand(
 		a.sandboxCreateCommand(), a.sandboxListCommand(), a.sandboxGetCommand(), a.sandboxExecCommand(),
 		a.sandboxShellCommand(), a.sandboxPsCommand(), a.sandboxAttachCommand(), a.sandboxCpCommand(),
-		a.sandboxWatchCommand(), a.sandboxPauseCommand(), a.sandboxResumeCommand(), a.sandboxKillCommand(),
+		a.sandboxWatchCommand(), a.sandboxNetworkCommand(), a.sandboxPauseCommand(), a.sandboxResumeCommand(), a.sandboxKillCommand(),
 	)
 	return parent
 }

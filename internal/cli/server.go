@@ -17,6 +17,7 @@ import (
 	"github.com/superserve/superserve/internal/config"
 	"github.com/superserve/superserve/internal/control"
 	"github.com/superserve/superserve/internal/metrics"
+	"github.com/superserve/superserve/internal/netlog"
 	"github.com/superserve/superserve/internal/sandbox"
 	"github.com/superserve/superserve/internal/store"
 	"github.com/superserve/superserve/internal/token"
@@ -53,6 +54,7 @@ type Server struct {
 	metrics *metrics.Metrics
 
 	store   *store.Store
+	netlog  *netlog.Log
 	host    Host
 	control *control.Service
 
@@ -80,8 +82,8 @@ func (s *Server) Start(ctx context.Context) (err error) {
 		}
 	}()
 	steps := []func(context.Context) error{
-		s.lock, s.openTLS, s.openStore, s.openHost, s.startControl, s.startTemplates, s.firstKey, s.listen, s.listenMetrics,
-		s.writeTLSNote, s.writeURL,
+		s.lock, s.openTLS, s.openStore, s.openNetworkLog, s.openHost, s.startControl, s.startTemplates, s.firstKey, s.listen,
+		s.listenMetrics, s.writeTLSNote, s.writeURL,
 	}
 	for _, step := range steps {
 		if err := step(ctx); err != nil {
@@ -124,6 +126,25 @@ func (s *Server) openStore(ctx context.Context) error {
 	return nil
 }
 
+// openNetworkLog comes before the host, which writes to it until it is stopped.
+func (s *Server) openNetworkLog(context.Context) error {
+	l, err := netlog.New(netlog.Config{
+		Store: s.store, Retention: s.cfg.NetworkLogRetention, MaxRows: s.cfg.NetworkLogMaxRows, Logger: s.log,
+	})
+	if err != nil {
+		return err
+	}
+	s.netlog = l
+	s.undo.push("stopping the network log", l.Stop)
+	s.metrics.WatchCounter("network_log_attempts_total", "Connections, flows, queries and refused packets that the network log was told of.",
+		func() float64 { return float64(l.Stats().Recorded) })
+	s.metrics.WatchCounter("network_log_summed_total", "Those of them that are in summary rows, because a sandbox made too many or the database was slow.",
+		func() float64 { return float64(l.Stats().Summed) })
+	s.metrics.WatchGauge("network_log_waiting_rows", "Rows of the network log that wait to be written.",
+		func() float64 { return float64(l.Stats().Waiting) })
+	return nil
+}
+
 func (s *Server) firstKey(ctx context.Context) error {
 	key, err := ensureFirstKey(ctx, s.store, s.cfg.DataDir, s.cfg.BootstrapAPIKey, time.Now())
 	if err != nil {
@@ -137,7 +158,7 @@ func (s *Server) firstKey(ctx context.Context) error {
 }
 
 func (s *Server) openHost(ctx context.Context) error {
-	host, err := s.sc.Host(ctx, HostConfig{Config: s.cfg, Logger: s.log, Metrics: s.metrics})
+	host, err := s.sc.Host(ctx, HostConfig{Config: s.cfg, Logger: s.log, Metrics: s.metrics, NetworkLog: s.netlog})
 	if err != nil {
 		return err
 	}
@@ -157,6 +178,7 @@ func (s *Server) startControl(ctx context.Context) error {
 		Store: s.store, Node: s.host, Signer: token.New(key), Logger: s.log, Metrics: s.metrics,
 		SandboxQuota: s.cfg.SandboxQuota, RatePerSecond: s.cfg.RateLimit, RateBurst: s.cfg.RateBurst,
 		DefaultTimeoutAction: sandbox.TimeoutAction(s.cfg.DefaultTimeoutAction), EdgeWake: s.cfg.EdgeWake,
+		NetworkLog: s.netlog,
 	})
 	if err != nil {
 		return fmt.Errorf("making the control plane: %w", err)

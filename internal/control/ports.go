@@ -67,6 +67,10 @@ type Store interface {
 	// TouchAPIKey notes the last use.
 	TouchAPIKey(ctx context.Context, id string, at time.Time) error
 
+	// NetworkLog reads a page of a sandbox's network log, newest first (by when it began, then by Number, both
+	// descending), and whether there is more.
+	NetworkLog(ctx context.Context, f NetworkLogFilter) (rows []*NetworkLogRow, more bool, err error)
+
 	// ForgetIdempotencyKeys removes keys used before the given time.
 	ForgetIdempotencyKeys(ctx context.Context, before time.Time) error
 	// ReleaseIdempotencyKey forgets the key that made this sandbox, after a create that failed, so it can be tried again.

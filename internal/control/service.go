@@ -26,6 +26,8 @@ type Config struct {
 	Clock   Clock        // nil: the system's
 	Logger  *slog.Logger // nil: no log
 	Metrics Metrics      // nil: none
+	// NetworkLog is what writes the network log in this process; nil: another process does.
+	NetworkLog NetworkLog
 
 	// SandboxQuota is the largest number of sandboxes a team may have; 0: no limit.
 	SandboxQuota int
@@ -98,6 +100,9 @@ func New(cfg Config) (*Service, error) {
 	}
 	if cfg.Metrics == nil {
 		cfg.Metrics = noMetrics{}
+	}
+	if cfg.NetworkLog == nil {
+		cfg.NetworkLog = writtenElsewhere{}
 	}
 	return &Service{
 		store: cfg.Store, node: cfg.Node, signer: cfg.Signer, clock: cfg.Clock, log: cfg.Logger, metrics: cfg.Metrics, cfg: cfg,

@@ -96,7 +96,8 @@ func TestMethods(t *testing.T) {
 	r := newRig(t, agent(t, echo))
 	res := r.do(r.request("GET", "/exec", nil))
 	r.wantError(res, sandbox.CodeBadRequest)
-	if res.Header.Get("X-Content-Type-Options") != "nosniff" || res.Header.Get("Content-Security-Policy") != "sandbox" {
+	if res.Header.Get("X-Content-Type-Options") != "nosniff" || res.Header.Get("Content-Security-Policy") != "sandbox" ||
+		res.Header.Get("Cache-Control") != "no-store" {
 		t.Errorf("an error of the edge itself has headers %v", res.Header)
 	}
 	if got := res.Header.Get("Allow"); got != "POST" {
@@ -152,7 +153,7 @@ func TestAnswers(t *testing.T) {
 		h.Set("Content-Range", "bytes 0-1/2")
 		for _, k := range []string{"Set-Cookie", "Location", "Strict-Transport-Security", "Access-Control-Allow-Origin",
 			"Clear-Site-Data", "X-Request-Id", "Refresh", "Www-Authenticate", "Alt-Svc",
-			"Retry-After", "Content-Security-Policy", "X-Content-Type-Options"} {
+			"Retry-After", "Content-Security-Policy", "X-Content-Type-Options", "Cache-Control"} {
 			h.Set(k, "evil")
 		}
 		h.Set("Trailer", "X-Evil")
@@ -165,7 +166,7 @@ func TestAnswers(t *testing.T) {
 	if body := bodyOf(t, res); res.StatusCode != http.StatusFound || body != "hi" {
 		t.Errorf("status %d body %q: a redirect is to be passed on, not followed", res.StatusCode, body)
 	}
-	want := []string{"Content-Range", "Content-Security-Policy", "Content-Type", "Date", "X-Content-Type-Options"}
+	want := []string{"Cache-Control", "Content-Range", "Content-Security-Policy", "Content-Type", "Date", "X-Content-Type-Options"}
 	if got := slices.Sorted(maps.Keys(res.Header)); !slices.Equal(got, want) {
 		t.Errorf("the client got headers %v, want %v", got, want)
 	}

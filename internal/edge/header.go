@@ -20,16 +20,18 @@ func requestHeaders() []string {
 // would speak for the API's own origin, which a sandbox must not; Retry-After would steer clients' retries.
 func answerHeaders() []string {
 	return []string{
-		"Accept-Ranges", "Allow", "Cache-Control", "Content-Disposition", "Content-Encoding", "Content-Length",
-		"Content-Range", "Content-Type", "Etag", "Last-Modified", "X-Accel-Buffering", "Connection",
+		"Accept-Ranges", "Allow", "Content-Disposition", "Content-Encoding", "Content-Length", "Content-Range",
+		"Content-Type", "Etag", "Last-Modified", "X-Accel-Buffering", "Connection",
 		"Upgrade", "Sec-Websocket-Accept", "Sec-Websocket-Extensions", protocolHeader,
 	}
 }
 
-// harden keeps a browser from running what a sandbox answers as a page of the API's own origin.
+// harden keeps a browser from running what a sandbox answers as a page of the API's own origin, and caches from keeping
+// it: one address can lead to another sandbox's file a moment later.
 func harden(h http.Header) {
 	h.Set("X-Content-Type-Options", "nosniff")
 	h.Set("Content-Security-Policy", "sandbox")
+	h.Set("Cache-Control", "no-store")
 }
 
 // keep removes all headers but those listed.

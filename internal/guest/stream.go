@@ -96,7 +96,6 @@ func newEventStream(w http.ResponseWriter) *eventStream {
 func (e *eventStream) open() {
 	h := e.w.Header()
 	h.Set("Content-Type", "text/event-stream")
-	h.Set("Cache-Control", "no-store")
 	h.Set("X-Accel-Buffering", "no")
 	e.w.WriteHeader(http.StatusOK)
 	_ = e.control.Flush()

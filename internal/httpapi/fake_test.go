@@ -40,12 +40,14 @@ type fakeService struct {
 	list     []*sandbox.Sandbox
 	total    int
 	sandbox  *sandbox.Sandbox
+	log      *control.NetworkLogPage
 	endpoint control.Endpoint
 	onCreate func()
 
 	created  control.CreateRequest
 	patched  control.PatchRequest
 	listed   control.ListRequest
+	logged   control.NetworkLogRequest
 	asked    []string
 	prefix   string
 	nameOrID string
@@ -126,6 +128,17 @@ func (f *fakeService) ResumeSandbox(_ context.Context, p control.Principal, id s
 
 func (f *fakeService) ActivateSandbox(_ context.Context, p control.Principal, id string) (*sandbox.Sandbox, error) {
 	return f.answer(f.ask("activate "+id, p))
+}
+
+func (f *fakeService) NetworkLog(_ context.Context, p control.Principal, id string, req control.NetworkLogRequest) (*control.NetworkLogPage, error) {
+	f.logged = req
+	if err := f.ask("network "+id, p); err != nil {
+		return nil, err
+	}
+	if f.log == nil {
+		return &control.NetworkLogPage{}, nil
+	}
+	return f.log, nil
 }
 
 func (f *fakeService) AccessToken(*sandbox.Sandbox) string { return accessToken }

@@ -57,6 +57,8 @@ func (s *server) observe(next func(http.ResponseWriter, *http.Request)) http.Han
 		id := saneRequestID(r.Header.Get(requestIDHeader))
 		r.Header.Set(requestIDHeader, id)
 		w.Header().Set(requestIDHeader, id)
+		// Answers hold access tokens: caches must keep nothing.
+		w.Header().Set("Cache-Control", "no-store")
 		r = r.WithContext(context.WithValue(r.Context(), requestIDKey{}, id))
 		rec := &recorder{ResponseWriter: w}
 		defer func() {

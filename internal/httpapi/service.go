@@ -25,6 +25,7 @@ type Service interface {
 	PauseSandbox(ctx context.Context, p control.Principal, id string) error
 	ResumeSandbox(ctx context.Context, p control.Principal, id string) (*sandbox.Sandbox, error)
 	ActivateSandbox(ctx context.Context, p control.Principal, id string) (*sandbox.Sandbox, error)
+	NetworkLog(ctx context.Context, p control.Principal, id string, req control.NetworkLogRequest) (*control.NetworkLogPage, error)
 	// AccessToken is the data-plane token of a sandbox as it is now.
 	AccessToken(sb *sandbox.Sandbox) string
 

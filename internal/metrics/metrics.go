@@ -155,6 +155,11 @@ func (m *Metrics) WatchGauge(name, help string, read func() float64) {
 	m.registry.MustRegister(prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: "superserve_" + name, Help: help}, read))
 }
 
+// WatchCounter is WatchGauge for a number that only rises.
+func (m *Metrics) WatchCounter(name, help string, read func() float64) {
+	m.registry.MustRegister(prometheus.NewCounterFunc(prometheus.CounterOpts{Name: "superserve_" + name, Help: help}, read))
+}
+
 // stateCollector asks at scrape time, so that the numbers cannot drift from the store.
 type stateCollector struct {
 	count func(context.Context) (map[sandbox.State]int, error)

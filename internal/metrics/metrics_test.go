@@ -33,6 +33,7 @@ func TestWhatIsServed(t *testing.T) {
 	m.WarmPool(2)
 	m.WarmStart(true)
 	m.WatchGauge("network_slots_ready", "Slots.", func() float64 { return 4 })
+	m.WatchCounter("network_log_attempts_total", "Attempts.", func() float64 { return 5 })
 	m.WatchSandboxes(func(context.Context) (map[sandbox.State]int, error) {
 		return map[sandbox.State]int{sandbox.StatePaused: 3}, nil
 	})
@@ -54,6 +55,8 @@ func TestWhatIsServed(t *testing.T) {
 		`superserve_warm_pool_sandboxes 2`,
 		`superserve_warm_starts_total{pool="hit"} 1`,
 		`superserve_network_slots_ready 4`,
+		"# TYPE superserve_network_log_attempts_total counter",
+		`superserve_network_log_attempts_total 5`,
 		`superserve_sandboxes{state="paused"} 3`,
 		`superserve_sandboxes{state="active"} 0`,
 		`go_goroutines `,

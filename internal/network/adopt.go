@@ -106,8 +106,25 @@ func prefixOf(n *net.IPNet) (netip.Prefix, bool) {
 	return netip.PrefixFrom(a.Unmap(), ones), ok
 }
 
-// Adopt implements Slots. The resolver answers an adopted slot with a temporary failure until the next Apply, because
-// it cannot know which names the slot may ask for.
+// adoptOrphans makes the slots of an earlier process known to the gatekeeper, before it serves: it must not turn away
+// what it may have to serve when they are adopted.
+func (m *Manager) adoptOrphans() error {
+	for _, st := range m.slots {
+		if !st.hadRules {
+			continue
+		}
+		admitted, err := m.rules.admitted(st.slot)
+		if err != nil {
+			return err
+		}
+		st.admissions.note(admitted)
+		m.cfg.Gatekeeper.Adopt(st.slot.GuestAddr, admitted)
+	}
+	return nil
+}
+
+// Adopt implements Slots. Until the next Apply the gatekeeper does not know what the slot may do: names get a temporary
+// failure, and new TCP connections wait a little.
 func (m *Manager) Adopt(_ context.Context, slot Slot) error {
 	st := m.find(slot)
 	if st == nil {
@@ -124,8 +141,11 @@ func (m *Manager) Adopt(_ context.Context, slot Slot) error {
 	if err := st.checkComplete(); err != nil {
 		return err
 	}
-	m.resolver.adopt(slot.GuestAddr)
-	st.phase = phaseAcquired
+	// The limits may be others now, and another version of the server may have written them.
+	if err := m.rules.commit("bringing a slot's firewall rules up to date", func(b *batch) { m.rules.addFixed(b, slot) }); err != nil {
+		return err
+	}
+	st.phase, st.opened = phaseAcquired, true
 	return nil
 }
 

@@ -78,7 +78,7 @@ func droppingChains(conn *nftables.Conn, chains []*nftables.Chain, prefix string
 			problems = append(problems, fmt.Sprintf("%s drops forwarded packets (Docker does that), so sandboxes would have no network; accept theirs: %s",
 				chain, mend(c, prefix, "-i %s -j ACCEPT", "-o %s -j ACCEPT", "iifname \"%s\" accept", "oifname \"%s\" accept")))
 		case *c.Hooknum == *nftables.ChainHookInput && !in:
-			problems = append(problems, fmt.Sprintf("%s drops packets to the host, so sandboxes would resolve no names; accept theirs (only DNS gets that far): %s",
+			problems = append(problems, fmt.Sprintf("%s drops packets to the host, so sandboxes would resolve no names and open no TCP connections; accept theirs (only what is redirected to the server gets that far): %s",
 				chain, mend(c, prefix, "-i %s -j ACCEPT", "", "iifname \"%s\" accept", "")))
 		}
 	}

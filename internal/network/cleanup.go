@@ -32,7 +32,7 @@ func Cleanup(_ context.Context, instance string) error {
 	}
 	err = errors.Join(err, removeTable(instance))
 	if len(guests) > 0 {
-		err = errors.Join(err, forgetConnections(func(a netip.Addr) bool { return guests[a] }))
+		err = errors.Join(err, forgetConnections(func(a netip.Addr) bool { return guests[a] }, func(tracked) {}))
 	}
 	return err
 }

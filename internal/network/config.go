@@ -1,6 +1,7 @@
 package network
 
 import (
+	"errors"
 	"fmt"
 	"log/slog"
 	"net/netip"
@@ -14,19 +15,18 @@ type Config struct {
 	Instance string
 	// CIDR is the IPv4 range that slots are cut from, one /30 each; default 10.201.0.0/16. Nothing else may use it.
 	CIDR netip.Prefix
+	// Gatekeeper answers DNS and passes TCP on. The Manager starts and stops it.
+	Gatekeeper Gatekeeper
 	// PoolSize is how many closed slots are kept ready; default 4, negative for none.
 	PoolSize int
-	// Upstream are the DNS servers that names are looked up with, as address or address:port. Empty: those in
-	// ResolvConf, read again when the file changes.
-	Upstream []string
-	// ResolvConf defaults to /etc/resolv.conf.
-	ResolvConf string
 	// Blocked are ranges that no rule opens, besides those of sandbox.AlwaysBlocked: such as the public address of the
 	// host itself when a gateway translates it, which the host cannot know.
 	Blocked []netip.Prefix
 	// MaxConnections is how many tracked connections one slot may have; default 4096. It keeps one sandbox from filling
 	// the host's table.
 	MaxConnections int
+	// MaxMbits is how fast one slot may send to and receive from outside, in Mbit/s each way; 0 for no limit.
+	MaxMbits int
 	// Logger defaults to slog.Default().
 	Logger *slog.Logger
 }
@@ -46,9 +46,6 @@ func (c Config) withDefaults() Config {
 		c.PoolSize = 4
 	}
 	c.PoolSize = max(c.PoolSize, 0)
-	if c.ResolvConf == "" {
-		c.ResolvConf = "/etc/resolv.conf"
-	}
 	if c.MaxConnections <= 0 {
 		c.MaxConnections = 4096
 	}
@@ -67,11 +64,13 @@ func (c Config) validate() error {
 	}
 	for _, p := range c.Blocked {
 		if !p.IsValid() {
-			return fmt.Errorf("a blocked range is not a valid CIDR")
+			return errors.New("a blocked range is not a valid CIDR")
 		}
 	}
-	_, err := parseServers(c.Upstream)
-	return err
+	if c.MaxMbits < 0 {
+		return fmt.Errorf("the bandwidth of a slot, %d Mbit/s, must not be negative", c.MaxMbits)
+	}
+	return nil
 }
 
 func validateInstance(instance string) error {

@@ -13,8 +13,6 @@ import (
 	"time"
 
 	"github.com/miekg/dns"
-
-	"github.com/superserve/superserve/internal/network"
 )
 
 func serveDNS(addr string, handler dns.Handler) error {
@@ -217,7 +215,7 @@ func TestDNSResolvesOnlyAllowedNamesWhenAllIsDenied(t *testing.T) {
 }
 
 func TestDNSFallsBackToTheNextUpstream(t *testing.T) {
-	m := start(t, func(c *network.Config) { c.Upstream = []string{publicAddr, upstreamDNS + ":53"} }) // nothing listens on the first
+	m := start(t, func(c *setup) { c.Egress.Upstream = []string{publicAddr, upstreamDNS + ":53"} }) // nothing listens on the first
 	s := acquire(t, m)
 	apply(t, m, s, nil, nil)
 	mustResolve(t, s.NetNS, "udp", rogueDNS)
@@ -231,7 +229,7 @@ func TestDNSRereadsResolvConf(t *testing.T) {
 		}
 	}
 	write(publicAddr) // no DNS there
-	m := start(t, func(c *network.Config) { c.Upstream, c.ResolvConf = nil, conf })
+	m := start(t, func(c *setup) { c.Egress.Upstream, c.Egress.ResolvConf = nil, conf })
 	s := acquire(t, m)
 	apply(t, m, s, nil, nil)
 	if got := rcode(t, s.NetNS, "www.example.", dns.TypeA); got != "SERVFAIL" {
@@ -304,7 +302,7 @@ func TestResolverAnswersNobodyElse(t *testing.T) {
 	m := start(t)
 	s := acquire(t, m)
 	apply(t, m, s, nil, nil)
-	port := m.ResolverPort()
+	port, proxy := m.Ports()
 	ask := func(ns, server string) error {
 		return inNS(ns, func() error {
 			client := &dns.Client{Timeout: patience}
@@ -326,6 +324,10 @@ func TestResolverAnswersNobodyElse(t *testing.T) {
 		})
 		if !errors.As(err, &timeout) || !timeout.Timeout() {
 			t.Errorf("the internet's TCP connection to the resolver at %s: %v, want a timeout", server, err)
+		}
+		if conn, err := dialTCP(netnsPath(internetNS), server, proxy, patience); err == nil {
+			conn.Close()
+			t.Errorf("the internet reaches the proxy at %s", server)
 		}
 		// Not even a slot may use the port itself instead of port 53.
 		if err := ask(s.NetNS, server); err == nil {

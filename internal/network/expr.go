@@ -35,6 +35,11 @@ func goTo(chain string) match {
 	return match{&expr.Verdict{Kind: expr.VerdictGoto, Chain: chain}}
 }
 
+// jump: jump chain.
+func jump(chain string) match {
+	return match{&expr.Verdict{Kind: expr.VerdictJump, Chain: chain}}
+}
+
 // ifPrefix: iifname "prefix*" or oifname "prefix*".
 func ifPrefix(key expr.MetaKey, op expr.CmpOp, prefix string) match {
 	return match{
@@ -96,6 +101,15 @@ func inPrefix(offset uint32, p netip.Prefix) match {
 		&expr.Bitwise{SourceRegister: 1, DestRegister: 1, Len: 4, Mask: mask, Xor: make([]byte, 4)},
 		&expr.Cmp{Op: expr.CmpOpEq, Register: 1, Data: p.Addr().AsSlice()},
 	})
+}
+
+// l4protoOther: meta l4proto != each.
+func l4protoOther(protos ...byte) match {
+	m := match{&expr.Meta{Key: expr.MetaKeyL4PROTO, Register: 1}}
+	for _, p := range protos {
+		m = append(m, &expr.Cmp{Op: expr.CmpOpNeq, Register: 1, Data: []byte{p}})
+	}
+	return m
 }
 
 // loadPort: th dport, in register 1.
@@ -164,6 +178,17 @@ func rateOver(n uint64) match {
 	return match{&expr.Limit{Type: expr.LimitTypePkts, Rate: n, Burst: uint32(n), Unit: expr.LimitTimeSecond, Over: true}}
 }
 
+// rateUnder: limit rate n/second burst n packets.
+func rateUnder(n uint64, burst uint32) match {
+	return match{&expr.Limit{Type: expr.LimitTypePkts, Rate: n, Burst: burst, Unit: expr.LimitTimeSecond}}
+}
+
+// bytesOver: limit rate over n bytes/second. Besides the burst the kernel lets through at once what one second may carry.
+func bytesOver(n uint64) match {
+	const burst = 64 << 10
+	return match{&expr.Limit{Type: expr.LimitTypePktBytes, Rate: n, Burst: burst, Unit: expr.LimitTimeSecond, Over: true}}
+}
+
 // notType: fib daddr type != each of the types.
 func notType(types ...uint32) match {
 	m := match{&expr.Fib{Register: 1, ResultADDRTYPE: true, FlagDADDR: true}}
@@ -173,17 +198,38 @@ func notType(types ...uint32) match {
 	return m
 }
 
-// clampMSS: tcp flags & (syn|rst) == syn tcp option maxseg size set rt mtu.
-func clampMSS() match {
-	const flagsOffset, syn, synOrRst = 13, 0x02, 0x06
-	const optionMaxSeg = 2
-	return join(l4proto(unix.IPPROTO_TCP), match{
-		&expr.Payload{DestRegister: 1, Base: expr.PayloadBaseTransportHeader, Offset: flagsOffset, Len: 1},
-		&expr.Bitwise{SourceRegister: 1, DestRegister: 1, Len: 1, Mask: []byte{synOrRst}, Xor: []byte{0}},
-		&expr.Cmp{Op: expr.CmpOpEq, Register: 1, Data: []byte{syn}},
-		&expr.Rt{Register: 1, Key: expr.RtTCPMSS},
-		&expr.Byteorder{SourceRegister: 1, DestRegister: 1, Op: expr.ByteorderHton, Len: 2, Size: 2},
-		&expr.Exthdr{SourceRegister: 1, Type: optionMaxSeg, Offset: 2, Len: 2, Op: expr.ExthdrOpTcpopt},
+// limitPrefix marks reports of packets that a limit refused, and not the policy.
+const limitPrefix = "limit"
+
+// report: log group n [prefix "..."] snaplen 64. That is enough for an IPv4 header with options and the ports.
+func report(group uint16, prefix string) match {
+	const snaplen = 64
+	e := &expr.Log{Key: 1<<unix.NFTA_LOG_GROUP | 1<<unix.NFTA_LOG_SNAPLEN, Group: group, Snaplen: snaplen}
+	if prefix != "" {
+		e.Key |= 1 << unix.NFTA_LOG_PREFIX
+		e.Data = []byte(prefix)
+	}
+	return match{e}
+}
+
+// rejectReset: reject with tcp reset.
+func rejectReset() match { return match{&expr.Reject{Type: unix.NFT_REJECT_TCP_RST}} }
+
+// rejectProhibited: reject with icmpx admin-prohibited.
+func rejectProhibited() match {
+	return match{&expr.Reject{Type: unix.NFT_REJECT_ICMPX_UNREACH, Code: unix.NFT_REJECT_ICMPX_ADMIN_PROHIBITED}}
+}
+
+// count: counter name.
+func count(counter string) match {
+	return match{&expr.Objref{Type: unix.NFT_OBJECT_COUNTER, Name: counter}}
+}
+
+// icmpType: icmp type == t (or !=).
+func icmpType(op expr.CmpOp, t byte) match {
+	return join(l4proto(unix.IPPROTO_ICMP), match{
+		&expr.Payload{DestRegister: 1, Base: expr.PayloadBaseTransportHeader, Offset: 0, Len: 1},
+		&expr.Cmp{Op: op, Register: 1, Data: []byte{t}},
 	})
 }
 

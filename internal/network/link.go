@@ -128,21 +128,3 @@ func isDefault(r netlink.Route) bool {
 	ones, _ := r.Dst.Mask.Size()
 	return ones == 0
 }
-
-// forgetConnections removes the connections that match from the host's connection table.
-func forgetConnections(match func(guest netip.Addr) bool) error {
-	_, err := netlink.ConntrackDeleteFilters(netlink.ConntrackTable, unix.AF_INET, connectionFilter(match))
-	if err != nil {
-		return fmt.Errorf("removing tracked connections: %w", err)
-	}
-	return nil
-}
-
-// connectionFilter matches connections that a guest opened or that were opened to it.
-type connectionFilter func(guest netip.Addr) bool
-
-func (f connectionFilter) MatchConntrackFlow(flow *netlink.ConntrackFlow) bool {
-	src, _ := netip.AddrFromSlice(flow.Forward.SrcIP)
-	dst, _ := netip.AddrFromSlice(flow.Forward.DstIP)
-	return f(src.Unmap()) || f(dst.Unmap())
-}

@@ -5,8 +5,10 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
 	"math/rand/v2"
 	"net/netip"
+	"slices"
 	"sync"
 	"time"
 
@@ -16,16 +18,17 @@ import (
 	"github.com/superserve/superserve/internal/sandbox"
 )
 
-// Manager implements Slots on this host's network stack. It has background work: the resolver, the pool of ready
-// slots and a guard that puts the rules back when something removes them. Stop ends that and leaves acquired slots
-// working.
+// Manager implements Slots on this host's network stack. It has background work: the gatekeeper, the pool of ready
+// slots, the reader of refused packets, a look at the flows every few seconds, and a guard that puts the rules back when
+// something removes them. Stop ends that and leaves acquired slots and their rules as they are.
 type Manager struct {
-	cfg      Config
-	log      *slog.Logger
-	layout   layout
-	rules    *ruleset
-	resolver *resolver
-	mtu      int
+	cfg     Config
+	log     *slog.Logger
+	layout  layout
+	rules   *ruleset
+	ports   ports
+	packets *packetLog
+	mtu     int
 
 	mu    sync.Mutex
 	slots map[int]*slotState // by index; an index that is not here is free
@@ -46,8 +49,15 @@ type slotState struct {
 	phase phase
 	// hadRules: an orphan's firewall rules were there at the start.
 	hadRules bool
-	// policy is what was applied last; nil when closed, or when an earlier process applied it.
-	policy *sandbox.Policy
+	// opened: its rules may let packets through, so that there may be flows. Of an adopted slot that is not known.
+	opened     bool
+	admissions admissions
+
+	reports sync.Mutex // guards the rest; taken alone or below mu
+	// named: the gatekeeper knows which sandbox the slot belongs to. Before that nothing can be reported.
+	named    bool
+	refusals refusals
+	flows    map[uint32]sandbox.FlowInfo // by the id of the tracking entry
 }
 
 type phase int
@@ -59,7 +69,7 @@ const (
 	phaseGone                  // removed
 )
 
-// New takes over the host's part of the network: it installs the rules, starts the resolver and begins to fill the
+// New takes over the host's part of the network: it installs the rules, starts the gatekeeper and begins to fill the
 // pool. Slots of an earlier process with the same Instance keep working; after New, Adopt those that are still wanted
 // and Sweep the others.
 //
@@ -68,6 +78,9 @@ func New(ctx context.Context, cfg Config) (*Manager, error) {
 	cfg = cfg.withDefaults()
 	if err := cfg.validate(); err != nil {
 		return nil, err
+	}
+	if cfg.Gatekeeper == nil {
+		return nil, errors.New("the network needs a gatekeeper")
 	}
 	m := &Manager{
 		cfg: cfg, log: cfg.Logger, layout: layout{instance: cfg.Instance, cidr: cfg.CIDR}, rules: newRuleset(cfg),
@@ -90,43 +103,80 @@ func New(ctx context.Context, cfg Config) (*Manager, error) {
 	return m, nil
 }
 
-// takeOver installs the rules and opens the resolver's sockets.
-func (m *Manager) takeOver() error {
-	earlierPort, err := m.rules.resolverPort()
+// takeOver opens the gatekeeper's ports, where packets wait until start, and installs the rules that lead there.
+func (m *Manager) takeOver() (err error) {
+	earlier, err := m.rules.earlierPorts()
 	if err != nil {
 		return err
 	}
-	if m.resolver, err = newResolver(m.cfg, earlierPort); err != nil {
+	if m.packets, err = openPacketLog(m.cfg.Instance); err != nil {
 		return err
 	}
+	defer func() {
+		if err != nil {
+			m.packets.close()
+		}
+	}()
+	if m.ports.resolver, m.ports.proxy, err = m.cfg.Gatekeeper.Listen(earlier.resolver, earlier.proxy); err != nil {
+		return err
+	}
+	if err := m.installRules(); err != nil {
+		m.cfg.Gatekeeper.Stop()
+		return err
+	}
+	return nil
+}
+
+func (m *Manager) installRules() error {
 	forward, err := readSysctl(ipForward)
-	if err == nil {
-		err = m.rules.installBase(m.resolver.port, forward == "0")
-	}
-	// Forwarding only once the rules stand.
-	if err == nil && forward == "0" {
-		err = writeSysctl(ipForward, "1")
-	}
 	if err != nil {
-		m.resolver.stop()
+		return err
 	}
-	return err
+	if err := m.rules.installBase(m.base(forward == "0")); err != nil {
+		return err
+	}
+	// Only now, since connection tracking may come with the rules: byte counts and start times of flows.
+	for _, name := range []string{conntrackCounters, conntrackTimes} {
+		if err := writeSysctl(name, "1"); err != nil {
+			return err
+		}
+	}
+	if err := m.adoptOrphans(); err != nil {
+		return err
+	}
+	if forward == "0" { // and only once the rules stand
+		return writeSysctl(ipForward, "1")
+	}
+	return nil
+}
+
+func (m *Manager) base(forwardWasOff bool) base {
+	return base{ports: m.ports, logGroup: m.packets.group, forwardWasOff: forwardWasOff}
 }
 
 func (m *Manager) start(ctx context.Context) {
 	ctx, m.stop = context.WithCancel(ctx)
 	m.tasks, ctx = errgroup.WithContext(ctx)
-	m.resolver.serve()
+	m.cfg.Gatekeeper.Serve(m)
 	m.tasks.Go(func() error { m.fillPool(ctx); return nil })
 	m.tasks.Go(func() error { m.guard(ctx); return nil })
+	m.tasks.Go(func() error { m.poll(ctx); return nil })
+	m.tasks.Go(func() error {
+		if err := m.packets.read(ctx, m.refused); err != nil {
+			m.log.Error("refused packets are only counted from now on", "error", err)
+		}
+		return nil
+	})
 }
 
-// Stop ends the background work and removes the slots of the pool. Acquired slots and their rules stay as they are,
-// except that names do not resolve until the next New.
+// Stop ends the background work and removes the slots of the pool. Acquired slots and their rules stay as they are, but
+// until the next New names do not resolve and TCP connections are refused.
 func (m *Manager) Stop(ctx context.Context) error {
 	m.stop()
 	m.tasks.Wait() //nolint:errcheck // the tasks return no errors
-	m.resolver.stop()
+	m.observe()
+	m.cfg.Gatekeeper.Stop()
+	m.packets.close()
 	m.mu.Lock()
 	unused := m.pool
 	m.pool = nil
@@ -140,23 +190,47 @@ func (m *Manager) Stop(ctx context.Context) error {
 }
 
 // Apply implements Slots.
-func (m *Manager) Apply(_ context.Context, slot Slot, policy sandbox.Policy) error {
+func (m *Manager) Apply(_ context.Context, slot Slot, sandboxID string, policy sandbox.Policy) error {
 	return m.change(slot, func(st *slotState) error {
-		if err := m.rules.openSlot(slot, policy); err != nil {
+		gk, guest := m.cfg.Gatekeeper, slot.GuestAddr
+		if st.opened {
+			// The rules first: what they refuse by now the gatekeeper need not see.
+			if err := m.writePolicy(st, policy); err != nil {
+				return err
+			}
+			gk.Open(guest, sandboxID, policy)
+			st.setNamed()
+			return m.cutFlows(st)
+		}
+		// The gatekeeper first: it would turn the first connections away, and nobody tries those again.
+		gk.Open(guest, sandboxID, policy)
+		st.setNamed()
+		if err := m.writePolicy(st, policy); err != nil {
+			gk.Close(guest)
 			return err
 		}
-		m.resolver.open(slot.GuestAddr, policy)
-		st.policy = &policy
+		st.opened = true
 		return nil
+	})
+}
+
+func (m *Manager) writePolicy(st *slotState, policy sandbox.Policy) error {
+	held := func() []sandbox.Admission { return m.cfg.Gatekeeper.Held(st.slot.GuestAddr) }
+	return st.admissions.change(policy, held, func(admitted []sandbox.Admission) error {
+		return m.rules.openSlot(st.slot, policy, admissionElements(admitted, time.Now()))
 	})
 }
 
 // Close implements Slots.
 func (m *Manager) Close(_ context.Context, slot Slot) error {
 	return m.change(slot, func(st *slotState) error {
-		m.resolver.close(slot.GuestAddr)
-		st.policy = nil
-		return m.rules.closeSlot(slot)
+		st.admissions.shut()
+		if err := m.rules.closeSlot(slot); err != nil {
+			return err
+		}
+		m.cfg.Gatekeeper.Close(slot.GuestAddr)
+		st.opened = false
+		return nil
 	})
 }
 
@@ -168,6 +242,24 @@ func (m *Manager) find(slot Slot) *slotState {
 		return st
 	}
 	return nil
+}
+
+// findGuest finds the slot that has a guest's address, nil when there is none.
+func (m *Manager) findGuest(guest netip.Addr) *slotState {
+	index, ok := m.layout.indexOf(guest)
+	if !ok {
+		return nil
+	}
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.slots[index]
+}
+
+// states lists all slots, free indexes left out.
+func (m *Manager) states() []*slotState {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return slices.Collect(maps.Values(m.slots))
 }
 
 // change runs f on an acquired slot, alone.
@@ -195,14 +287,19 @@ func (m *Manager) Release(_ context.Context, slot Slot) error {
 	if st.phase == phaseGone {
 		return nil
 	}
-	m.resolver.forget(slot.GuestAddr)
-	if err := m.remove(slot); err != nil {
+	st.admissions.shut()
+	// Without the interface nothing more comes, and with the rules there is still what they counted.
+	if err := removeLink(slot.HostIf); err != nil {
 		return err // the index stays taken, so that nothing is built on the rest
 	}
-	if err := forgetConnections(func(a netip.Addr) bool { return a == slot.GuestAddr }); err != nil {
+	if err := m.observeLast(st); err != nil {
 		// Not fatal: they expire, and the address is not used again for long.
 		m.log.Warn("connections of a released network slot stay tracked", "slot", slot.Index, "error", err)
 	}
+	if err := m.remove(slot); err != nil {
+		return err
+	}
+	m.cfg.Gatekeeper.Forget(slot.GuestAddr)
 	st.phase = phaseGone
 	m.mu.Lock()
 	delete(m.slots, slot.Index)
@@ -244,18 +341,12 @@ func (m *Manager) restoreRules() {
 		return
 	}
 	m.log.Error("the sandboxes' firewall rules were removed from outside; installing them again")
-	m.mu.Lock()
-	states := make([]*slotState, 0, len(m.slots))
-	for _, st := range m.slots {
-		states = append(states, st)
-	}
-	m.mu.Unlock()
 	// Whether forwarding was off before is forgotten: the host's operator is changing its firewall.
-	if err := m.rules.installBase(m.resolver.port, false); err != nil {
+	if err := m.rules.installBase(m.base(false)); err != nil {
 		m.log.Error("the sandboxes' firewall rules cannot be installed", "error", err)
 		return
 	}
-	for _, st := range states {
+	for _, st := range m.states() {
 		if err := m.restoreSlot(st); err != nil {
 			m.log.Error("a slot's firewall rules cannot be installed; it stays closed", "slot", st.slot.Index, "error", err)
 		}
@@ -268,12 +359,14 @@ func (m *Manager) restoreSlot(st *slotState) error {
 	if st.phase == phaseGone {
 		return nil
 	}
-	return m.rules.commit("restoring a slot's firewall rules", func(b *batch) {
-		m.rules.addClosed(b, st.slot)
-		if st.policy != nil {
-			m.rules.addOpen(b, st.slot, *st.policy)
-		}
-	})
+	if err := m.rules.addSlot(st.slot); err != nil {
+		return err
+	}
+	policy, admitted := st.admissions.current()
+	if policy == nil {
+		return nil
+	}
+	return m.rules.openSlot(st.slot, *policy, admissionElements(admitted, time.Now()))
 }
 
 // retryDump repeats a listing that the kernel says changed while it was read.

@@ -57,6 +57,16 @@ func (l layout) index(name string) (index int, ok bool) {
 	return index, err == nil && index >= 0 && strconv.Itoa(index) == digits
 }
 
+// indexOf is the index of the slot that a guest's address belongs to; ok is false for other addresses.
+func (l layout) indexOf(guest netip.Addr) (index int, ok bool) {
+	if !guest.Is4() || !l.cidr.Contains(guest) {
+		return 0, false
+	}
+	base, a := l.cidr.Addr().As4(), guest.As4()
+	index = int(binary.BigEndian.Uint32(a[:])-binary.BigEndian.Uint32(base[:])) >> (32 - slotBits)
+	return index, l.slot(index).GuestAddr == guest
+}
+
 func addrOf(n uint32) netip.Addr {
 	var b [4]byte
 	binary.BigEndian.PutUint32(b[:], n)

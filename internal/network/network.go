@@ -26,9 +26,10 @@ type Slot struct {
 type Slots interface {
 	// Acquire takes a slot from the pool, or makes one when the pool is empty.
 	Acquire(ctx context.Context) (Slot, error)
-	// Apply replaces the slot's rules in one step: there is no moment with neither the old nor the new ones.
-	Apply(ctx context.Context, slot Slot, policy sandbox.Policy) error
-	// Close shuts the slot as it was when acquired.
+	// Apply gives the slot to a sandbox, or that sandbox another policy. The slot's rules are replaced in one step: there
+	// is no moment with neither the old nor the new ones. Open connections that the new policy forbids are ended.
+	Apply(ctx context.Context, slot Slot, sandboxID string, policy sandbox.Policy) error
+	// Close shuts the slot as it was when acquired, and ends its TCP connections to the outside.
 	Close(ctx context.Context, slot Slot) error
 	// Release removes the slot and all that belongs to it. Idempotent.
 	Release(ctx context.Context, slot Slot) error

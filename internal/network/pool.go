@@ -54,7 +54,7 @@ func (m *Manager) makeSlot() (*slotState, error) {
 		err = createLink(s, m.mtu)
 	}
 	if err == nil {
-		m.resolver.close(s.GuestAddr) // known now, with nothing allowed
+		m.cfg.Gatekeeper.Close(s.GuestAddr) // known now, with nothing allowed
 		return st, nil
 	}
 	if undo := m.remove(s); undo != nil {

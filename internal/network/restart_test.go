@@ -2,10 +2,12 @@ package network_test
 
 import (
 	"context"
+	"errors"
 	"net/netip"
 	"os"
 	"strconv"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -13,6 +15,7 @@ import (
 	"github.com/miekg/dns"
 	"github.com/vishvananda/netlink"
 
+	"github.com/superserve/superserve/internal/egress"
 	"github.com/superserve/superserve/internal/network"
 )
 
@@ -77,7 +80,7 @@ func stop(t *testing.T, m *network.Manager) {
 }
 
 func TestReleaseLeavesNothing(t *testing.T) {
-	m := start(t, func(c *network.Config) { c.PoolSize = -1 })
+	m := start(t, func(c *setup) { c.PoolSize = -1 })
 	base := len(leftovers(t, "t"))
 	for range 3 {
 		s := acquire(t, m)
@@ -113,11 +116,11 @@ func TestCleanupRemovesEverythingAndRestoresForwarding(t *testing.T) {
 		if err := os.WriteFile("/proc/sys/net/ipv4/ip_forward", []byte(before), 0o644); err != nil {
 			t.Fatal(err)
 		}
-		a := start(t, func(c *network.Config) { c.Instance = "a" })
+		a := start(t, func(c *setup) { c.Instance = "a" })
 		acquire(t, a)
 		stop(t, a)
-		a = start(t, func(c *network.Config) { c.Instance = "a" }) // a restart must not forget
-		b := start(t, func(c *network.Config) { c.Instance, c.CIDR = "b", prefix("10.202.0.0/16") })
+		a = start(t, func(c *setup) { c.Instance = "a" }) // a restart must not forget
+		b := start(t, func(c *setup) { c.Instance, c.CIDR = "b", prefix("10.202.0.0/16") })
 		acquire(t, b)
 		stop(t, a)
 		stop(t, b)
@@ -142,23 +145,26 @@ func TestCleanupRemovesEverythingAndRestoresForwarding(t *testing.T) {
 }
 
 func TestRestartAdoptsAndSweeps(t *testing.T) {
-	m := start(t, func(c *network.Config) { c.PoolSize = 2 })
+	m := start(t, func(c *setup) { c.PoolSize = 2 })
 	kept, closed, dropped := acquire(t, m), acquire(t, m), acquire(t, m)
 	for _, s := range []network.Slot{kept, dropped} {
 		apply(t, m, s, []string{publicAddr}, []string{"198.51.100.0/24"})
 	}
 	serveGuest(t, closed)
-	port := m.ResolverPort()
+	port, proxy := m.Ports()
 	stop(t, m)
-	// No server runs: the rules go on, only names do not resolve.
-	mustReach(t, kept.NetNS, publicAddr)
+	// No server runs: the rules go on, only names do not resolve and TCP has nobody to go to.
+	mustPassUDP(t, kept.NetNS, publicAddr)
+	if _, err := talkTCP(kept.NetNS, publicAddr, tcpPort, deadline); !errors.Is(err, syscall.ECONNREFUSED) {
+		t.Errorf("TCP while no server runs: %v, want it refused", err)
+	}
 	mustNotReach(t, kept.NetNS, publicAddr2, tcpPort)
 	mustNotReach(t, kept.NetNS, hostAddr, hostPort)
 	mustNotReach(t, closed.NetNS, publicAddr, tcpPort)
 
 	m = start(t)
-	if got := m.ResolverPort(); got != port {
-		t.Errorf("the resolver's port was free and changed from %d to %d", port, got)
+	if got, gotProxy := m.Ports(); got != port || gotProxy != proxy {
+		t.Errorf("the ports were free and changed from %d and %d to %d and %d", port, proxy, got, gotProxy)
 	}
 	for _, s := range []network.Slot{kept, closed, kept} {
 		if err := m.Adopt(t.Context(), s); err != nil {
@@ -176,7 +182,7 @@ func TestRestartAdoptsAndSweeps(t *testing.T) {
 	if err := m.Adopt(t.Context(), dropped); err == nil {
 		t.Error("a swept slot can be adopted")
 	}
-	mustReach(t, kept.NetNS, publicAddr)
+	mustPassUDP(t, kept.NetNS, publicAddr)
 	mustNotReach(t, kept.NetNS, publicAddr2, tcpPort)
 	mustNotReach(t, closed.NetNS, publicAddr, tcpPort)
 	if _, err := talkTCP("", closed.GuestAddr.String(), hostPort, deadline); err != nil {
@@ -193,11 +199,11 @@ func TestRestartAdoptsAndSweeps(t *testing.T) {
 func TestRestartWithAnotherResolverPort(t *testing.T) {
 	m := start(t)
 	s := acquire(t, m)
-	port := m.ResolverPort()
+	port, _ := m.Ports()
 	stop(t, m)
 	taken := sink(t, "", "0.0.0.0:"+strconv.Itoa(port))
 	m = start(t)
-	if m.ResolverPort() == port {
+	if got, _ := m.Ports(); got == port {
 		t.Fatal("the port was taken")
 	}
 	if err := m.Adopt(t.Context(), s); err != nil {
@@ -213,7 +219,7 @@ func TestRestartWithAnotherResolverPort(t *testing.T) {
 }
 
 func TestAdoptRefusesWhatIsNotWhole(t *testing.T) {
-	m := start(t, func(c *network.Config) { c.PoolSize = -1 })
+	m := start(t, func(c *setup) { c.PoolSize = -1 })
 	s := acquire(t, m)
 	stop(t, m)
 	link, err := netlink.LinkByName(s.HostIf)
@@ -223,7 +229,7 @@ func TestAdoptRefusesWhatIsNotWhole(t *testing.T) {
 	if err := netlink.LinkDel(link); err != nil {
 		t.Fatal(err)
 	}
-	m = start(t, func(c *network.Config) { c.PoolSize = -1 })
+	m = start(t, func(c *setup) { c.PoolSize = -1 })
 	if m.Adopt(t.Context(), s) == nil {
 		t.Error("a slot without an interface was adopted")
 	}
@@ -264,7 +270,7 @@ func TestRulesComeBackWhenTheFirewallIsFlushed(t *testing.T) {
 
 func TestNewRefusesAUsedCIDR(t *testing.T) {
 	for _, used := range []string{hostAddr + "/24", "198.18.0.0/15"} {
-		m, err := network.New(t.Context(), network.Config{Instance: "x", CIDR: prefix(used)})
+		m, err := network.New(t.Context(), network.Config{Instance: "x", CIDR: prefix(used), Gatekeeper: gatekeeper(t, egress.Config{})})
 		if err == nil {
 			stop(t, m)
 			t.Errorf("New accepts %s, the network of the uplink", used)
@@ -273,13 +279,13 @@ func TestNewRefusesAUsedCIDR(t *testing.T) {
 			t.Errorf("the refused start left %v", got)
 		}
 	}
-	m := start(t, func(c *network.Config) { c.PoolSize = -1 })
+	m := start(t, func(c *setup) { c.PoolSize = -1 })
 	acquire(t, m)
-	if _, err := network.New(t.Context(), network.Config{Instance: "y"}); err == nil {
+	if _, err := network.New(t.Context(), network.Config{Instance: "y", Gatekeeper: gatekeeper(t, egress.Config{})}); err == nil {
 		t.Error("a second instance may use the same network")
 	}
 	stop(t, m)
-	if _, err := network.New(t.Context(), network.Config{Instance: "t", CIDR: prefix("10.203.0.0/16")}); err == nil {
+	if _, err := network.New(t.Context(), network.Config{Instance: "t", CIDR: prefix("10.203.0.0/16"), Gatekeeper: gatekeeper(t, egress.Config{})}); err == nil {
 		t.Error("the network may change while slots exist")
 	}
 }
@@ -287,8 +293,9 @@ func TestNewRefusesAUsedCIDR(t *testing.T) {
 func TestNewRefusesBadConfig(t *testing.T) {
 	for _, cfg := range []network.Config{
 		{Instance: "toolong"}, {Instance: "a-b"}, {Instance: "A"}, {CIDR: prefix("2001:db8::/64")}, {CIDR: prefix("10.0.0.0/31")},
-		{CIDR: prefix("0.0.0.0/0")}, {Upstream: []string{"dns.example"}}, {Blocked: []netip.Prefix{{}}},
+		{CIDR: prefix("0.0.0.0/0")}, {Blocked: []netip.Prefix{{}}}, {MaxMbits: -1},
 	} {
+		cfg.Gatekeeper = gatekeeper(t, egress.Config{})
 		if m, err := network.New(t.Context(), cfg); err == nil {
 			stop(t, m)
 			t.Errorf("New accepts %+v", cfg)
@@ -299,7 +306,7 @@ func TestNewRefusesBadConfig(t *testing.T) {
 func BenchmarkAcquire(b *testing.B) {
 	for name, pool := range map[string]int{"pool": 64, "no-pool": -1} {
 		b.Run(name, func(b *testing.B) {
-			m, err := network.New(b.Context(), network.Config{Instance: "z", CIDR: prefix("10.204.0.0/16"), PoolSize: pool, Upstream: []string{upstreamDNS}})
+			m, err := network.New(b.Context(), network.Config{Instance: "z", CIDR: prefix("10.204.0.0/16"), PoolSize: pool, Gatekeeper: gatekeeper(b, egress.Config{})})
 			if err != nil {
 				b.Fatal(err)
 			}
@@ -313,7 +320,7 @@ func BenchmarkAcquire(b *testing.B) {
 				if err != nil {
 					b.Fatal(err)
 				}
-				if err := m.Apply(b.Context(), s, policy(nil)); err != nil {
+				if err := m.Apply(b.Context(), s, "", policy(nil)); err != nil {
 					b.Fatal(err)
 				}
 				b.StopTimer()

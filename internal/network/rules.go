@@ -9,6 +9,7 @@ import (
 	"github.com/google/nftables"
 	"github.com/google/nftables/binaryutil"
 	"github.com/google/nftables/expr"
+	"github.com/mdlayher/netlink"
 	"golang.org/x/sys/unix"
 
 	"github.com/superserve/superserve/internal/sandbox"
@@ -21,36 +22,51 @@ import (
 // Everything hangs on the prefix of the interface name, so an interface that has no rules of its own is closed. A
 // packet from a slot meets:
 //
-//	prerouting   IPv6, foreign sources, too many connections: drop. Replies to the host: on. Then, in a closed slot,
-//	             drop; DNS: on, whatever address it was sent to; every address of the host: drop.
-//	nat          DNS goes to the resolver's port.
-//	input        only those replies and that DNS.
-//	forward      blocked ranges, other slots, protocols other than TCP, UDP and ICMP: drop. Then the slot's own chain,
-//	             for every packet and not only for a connection's first one, so that new rules also cut what is open.
+//	prerouting   IPv6 and what tracking finds invalid: drop. Then the slot's own chains, before any translation:
+//	  pre_<i>    foreign sources: drop. Replies to the host: on. In a closed slot, drop. Open TCP connections: on, they
+//	             are the proxy's. DNS: on, whatever address it was sent to. Every address of the host, blocked ranges,
+//	             protocols other than TCP, UDP and ICMP echo requests: refused.
+//	  out_<i>    the policy, for every packet and not only for a flow's first one: allowed ranges, the addresses in
+//	             names_<i>, denied ranges.
+//	  pass_<i>   too many tracked connections: refused. More bytes than the slot may send: drop.
+//	  refuse_<i> counts, tells the NFLOG reader and answers with a reset or an ICMP error, so that a connect fails at once.
+//	redirect     DNS goes to the resolver's port, all other TCP to the proxy's.
+//	input        only those replies and what was redirected.
+//	forward      once more blocked ranges and other slots, in case another program translated the destination. TCP: drop.
 //
 // What comes towards a slot is only replies, and those from an address that is allowed now. A drop in any table is
 // final and an accept is not, so rules of other programs can only close more.
+//
+// The chains that many rules lead to are each slot's own. Through a shared one that leads on by interface, the kernel,
+// which walks every path when it checks a change, would go from every slot to every other.
 const (
 	chainPrerouting = "prerouting"
-	chainDNS        = "dns"
+	chainRedirect   = "redirect"
 	chainInput      = "input"
 	chainForward    = "forward"
+	chainToSlot     = "to_slot" // postrouting
 	chainMasquerade = "masquerade"
 
 	chainFromSlot    = "from_slot"    // from prerouting
-	chainDestination = "destination"  // from a slot's own pre chain
 	chainInputSlot   = "input_slot"   // from input
 	chainForwardFrom = "forward_from" // from forward
 	chainForwardTo   = "forward_to"   // from forward
+	chainReport      = "report"       // from a slot's own refuse chain
+	chainReportLimit = "report_limit" // from a slot's own over chain
+	chainReject      = "reject"       // from both
 
 	// chainRestore is empty; that it exists says that ip_forward was off before the first instance came.
 	chainRestore = "restore_ip_forward"
 )
 
-// dnsPort is redirected to the resolver; dnsRate is how many such packets a slot may send each second.
 const (
+	// dnsPort is redirected to the resolver; dnsRate is how many such packets a slot may send each second.
 	dnsPort = 53
 	dnsRate = 500
+	// reportRate is how many refused packets of one slot are reported with their destination each second, reportBurst
+	// how many at once. The others are only counted.
+	reportRate  = 50
+	reportBurst = 200
 )
 
 // ruleset owns an instance's table. Its methods may be called at the same time; each is one atomic change.
@@ -60,12 +76,13 @@ type ruleset struct {
 	table          *nftables.Table
 	prefix         string // of interface names
 	cidr           netip.Prefix
-	blocked        []netip.Prefix
+	blockedRanges  []netip.Prefix
 	maxConnections int
+	maxMbits       int
 
-	// The named sets. pre, out and in lead from an interface name to that slot's chains; open holds the slots that are
-	// not closed; resolver holds the resolver's port.
-	pre, out, in, open, resolver *nftables.Set
+	// The named sets. pre, in and down lead from an interface name to that slot's chains; open holds the slots that are
+	// not closed; blocked the ranges that no policy opens; resolver and proxy the ports that packets are redirected to.
+	pre, in, down, open, blocked, resolver, proxy *nftables.Set
 }
 
 func newRuleset(cfg Config) *ruleset {
@@ -76,15 +93,18 @@ func newRuleset(cfg Config) *ruleset {
 			DataType: nftables.TypeVerdict,
 		}
 	}
+	port := func(id uint32, name string) *nftables.Set {
+		return &nftables.Set{Table: table, ID: id, Name: name, KeyType: nftables.TypeInetService}
+	}
 	return &ruleset{
-		table: table, prefix: linkPrefix(cfg.Instance), cidr: cfg.CIDR, maxConnections: cfg.MaxConnections,
+		table: table, prefix: linkPrefix(cfg.Instance), cidr: cfg.CIDR,
 		// The slots' own range too, which need not be a private one.
-		blocked:  append(append(sandbox.AlwaysBlocked(), cfg.CIDR), cfg.Blocked...),
-		pre:      verdicts(1, "pre"),
-		out:      verdicts(2, "out"),
-		in:       verdicts(3, "in"),
+		blockedRanges:  append(append(sandbox.AlwaysBlocked(), cfg.CIDR), cfg.Blocked...),
+		maxConnections: cfg.MaxConnections, maxMbits: cfg.MaxMbits,
+		pre: verdicts(1, "pre"), in: verdicts(2, "in"), down: verdicts(3, "down"),
 		open:     &nftables.Set{Table: table, ID: 4, Name: "open", KeyType: nftables.TypeIFName, KeyByteOrder: binaryutil.NativeEndian},
-		resolver: &nftables.Set{Table: table, ID: 5, Name: "resolver", KeyType: nftables.TypeInetService},
+		blocked:  &nftables.Set{Table: table, ID: 5, Name: "blocked", KeyType: nftables.TypeIPAddr, Interval: true},
+		resolver: port(6, "resolver"), proxy: port(7, "proxy"),
 	}
 }
 
@@ -102,7 +122,7 @@ func (r *ruleset) commit(doing string, change func(*batch)) error {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if r.conn == nil {
-		conn, err := nftables.New(nftables.AsLasting())
+		conn, err := nftables.New(nftables.AsLasting(), nftables.WithSockOptions(largeBuffers))
 		if err != nil {
 			return fmt.Errorf("%s: %w", doing, err)
 		}
@@ -120,6 +140,12 @@ func (r *ruleset) commit(doing string, change func(*batch)) error {
 		return fmt.Errorf("%s: %w", doing, err)
 	}
 	return nil
+}
+
+// largeBuffers makes room for a batch with all the addresses a slot may have admitted, and for the answers to it.
+func largeBuffers(c *netlink.Conn) error {
+	const size = 4 << 20
+	return errors.Join(c.SetWriteBuffer(size), c.SetReadBuffer(size))
 }
 
 // close closes the connection; the next change would open it again.
@@ -146,8 +172,12 @@ func (b *batch) replace(c *nftables.Chain, rules ...match) {
 	b.AddChain(c)
 	b.FlushChain(c)
 	for _, r := range rules {
-		b.AddRule(&nftables.Rule{Table: b.table, Chain: c, Exprs: r})
+		b.rule(c, r)
 	}
+}
+
+func (b *batch) rule(c *nftables.Chain, r match) {
+	b.AddRule(&nftables.Rule{Table: b.table, Chain: c, Exprs: r})
 }
 
 // anonymous makes a set that belongs to the one rule that uses it and goes with it.
@@ -164,41 +194,65 @@ func (b *batch) set(set *nftables.Set, elements ...nftables.SetElement) {
 	b.err = errors.Join(b.err, b.AddSet(set, elements))
 }
 
+// refill makes a named set, if there is none, and gives it exactly these elements.
+func (b *batch) refill(set *nftables.Set, elements []nftables.SetElement) {
+	b.set(set)
+	b.FlushSet(set)
+	b.err = errors.Join(b.err, b.SetAddElements(set, elements))
+}
+
 func baseChain(name string, kind nftables.ChainType, hook *nftables.ChainHook, priority nftables.ChainPriority) *nftables.Chain {
 	policy := nftables.ChainPolicyAccept
 	return &nftables.Chain{Name: name, Type: kind, Hooknum: hook, Priority: &priority, Policy: &policy}
 }
 
+// ports are where a gatekeeper listens, 0 when that is not known.
+type ports struct{ resolver, proxy uint16 }
+
+// base is what installBase needs to know of this process.
+type base struct {
+	ports
+	// logGroup is the NFLOG group that refused packets are reported to.
+	logGroup uint16
+	// forwardWasOff notes that ip_forward must be switched off again at the very end.
+	forwardWasOff bool
+}
+
 // installBase makes the table, or brings the one of an earlier process up to date without touching the slots' own
-// chains. forwardWasOff notes that ip_forward must be switched off again at the very end.
-func (r *ruleset) installBase(resolverPort uint16, forwardWasOff bool) error {
+// chains.
+func (r *ruleset) installBase(to base) error {
 	return r.commit("installing the firewall's base rules", func(b *batch) {
 		b.AddTable(r.table)
-		for _, set := range []*nftables.Set{r.pre, r.out, r.in, r.open} {
+		for _, set := range []*nftables.Set{r.pre, r.in, r.down, r.open} {
 			b.set(set)
 		}
-		b.set(r.resolver)
-		b.FlushSet(r.resolver)
-		b.err = errors.Join(b.err, b.SetAddElements(r.resolver, []nftables.SetElement{{Key: binaryutil.BigEndian.PutUint16(resolverPort)}}))
-		if forwardWasOff {
+		b.refill(r.blocked, intervals(sandbox.MergeIPv4(r.blockedRanges)))
+		b.refill(r.resolver, []nftables.SetElement{{Key: binaryutil.BigEndian.PutUint16(to.resolver)}})
+		b.refill(r.proxy, []nftables.SetElement{{Key: binaryutil.BigEndian.PutUint16(to.proxy)}})
+		if to.forwardWasOff {
 			b.AddChain(b.chain(chainRestore))
 		}
-		for _, name := range []string{chainFromSlot, chainDestination, chainInputSlot, chainForwardFrom, chainForwardTo} {
+		for _, name := range []string{chainFromSlot, chainInputSlot, chainForwardFrom, chainForwardTo} {
 			b.AddChain(b.chain(name)) // before rules that lead there
 		}
-		r.prerouting(b)
-		r.input(b, resolverPort)
+		r.prerouting(b, to.logGroup)
+		r.redirect(b, to.ports)
+		r.input(b)
 		r.forward(b)
+		toSlot := baseChain(chainToSlot, nftables.ChainTypeFilter, nftables.ChainHookPostrouting, *nftables.ChainPriorityMangle)
+		if b.replace(toSlot); r.maxMbits > 0 {
+			// What the guest has asked for, by way of the proxy or not, but not what the host asks the guest.
+			b.rule(toSlot, join(ctReply(), ifVerdict(expr.MetaKeyOIFNAME, r.down)))
+		}
 		b.replace(baseChain(chainMasquerade, nftables.ChainTypeNAT, nftables.ChainHookPostrouting, *nftables.ChainPriorityNATSource),
 			join(inPrefix(sourceOffset, r.cidr), ifPrefix(expr.MetaKeyOIFNAME, expr.CmpOpNeq, r.prefix), masquerade()))
 	})
 }
 
-func (r *ruleset) prerouting(b *batch) {
-	fromSlot := ifPrefix(expr.MetaKeyIIFNAME, expr.CmpOpEq, r.prefix)
+func (r *ruleset) prerouting(b *batch, logGroup uint16) {
 	// Behind connection tracking, before any destination is translated.
 	b.replace(baseChain(chainPrerouting, nftables.ChainTypeFilter, nftables.ChainHookPrerouting, *nftables.ChainPriorityMangle),
-		join(fromSlot, goTo(chainFromSlot)),
+		join(ifPrefix(expr.MetaKeyIIFNAME, expr.CmpOpEq, r.prefix), goTo(chainFromSlot)),
 		// Only the host itself may address a slot or the host's end of it.
 		join(ifName(expr.MetaKeyIIFNAME, expr.CmpOpNeq, "lo"), inPrefix(destOffset, r.cidr), drop()))
 	b.replace(b.chain(chainFromSlot),
@@ -206,32 +260,33 @@ func (r *ruleset) prerouting(b *batch) {
 		join(ctState(expr.CtStateBitINVALID), drop()),
 		ifVerdict(expr.MetaKeyIIFNAME, r.pre),
 		drop())
-	isDNS := func(proto byte) match { return join(l4proto(proto), port(dnsPort)) }
-	b.replace(b.chain(chainDestination),
-		join(ctState(expr.CtStateBitESTABLISHED), ctReply(), accept()),
-		join(ifInSet(expr.MetaKeyIIFNAME, r.open, true), drop()),
-		join(notType(unix.RTN_UNICAST, unix.RTN_LOCAL), drop()),
-		join(isDNS(unix.IPPROTO_UDP), accept()),
-		join(isDNS(unix.IPPROTO_TCP), accept()),
-		join(notType(unix.RTN_UNICAST), drop()),
-		accept())
+	b.replace(b.chain(chainReport), report(logGroup, ""))
+	b.replace(b.chain(chainReportLimit), report(logGroup, limitPrefix))
+	b.replace(b.chain(chainReject), join(l4proto(unix.IPPROTO_TCP), rejectReset()), rejectProhibited())
 }
 
-func (r *ruleset) input(b *batch, resolverPort uint16) {
+func (r *ruleset) redirect(b *batch, to ports) {
 	fromSlot := ifPrefix(expr.MetaKeyIIFNAME, expr.CmpOpEq, r.prefix)
-	redirect := func(proto byte) match { return join(fromSlot, l4proto(proto), port(dnsPort), redirectTo(resolverPort)) }
 	// Before the usual priority, so that no other program translates the packet first.
-	b.replace(baseChain(chainDNS, nftables.ChainTypeNAT, nftables.ChainHookPrerouting, *nftables.ChainPriorityNATDest-10),
-		redirect(unix.IPPROTO_UDP), redirect(unix.IPPROTO_TCP))
-	toResolver := func(proto byte) match { return join(l4proto(proto), loadPort(), inSet(r.resolver)) }
+	b.replace(baseChain(chainRedirect, nftables.ChainTypeNAT, nftables.ChainHookPrerouting, *nftables.ChainPriorityNATDest-10),
+		join(fromSlot, l4proto(unix.IPPROTO_UDP), port(dnsPort), redirectTo(to.resolver)),
+		join(fromSlot, l4proto(unix.IPPROTO_TCP), port(dnsPort), redirectTo(to.resolver)),
+		join(fromSlot, l4proto(unix.IPPROTO_TCP), redirectTo(to.proxy)))
+}
+
+func (r *ruleset) input(b *batch) {
+	b.AddChain(b.chain(chainInputSlot))
+	udpResolver := join(l4proto(unix.IPPROTO_UDP), loadPort(), inSet(r.resolver))
+	tcpResolver := join(l4proto(unix.IPPROTO_TCP), loadPort(), inSet(r.resolver))
+	tcpProxy := join(l4proto(unix.IPPROTO_TCP), loadPort(), inSet(r.proxy))
 	b.replace(baseChain(chainInput, nftables.ChainTypeFilter, nftables.ChainHookInput, *nftables.ChainPriorityMangle),
-		join(fromSlot, goTo(chainInputSlot)),
-		join(toResolver(unix.IPPROTO_UDP), drop()),
-		join(toResolver(unix.IPPROTO_TCP), drop()))
+		join(ifPrefix(expr.MetaKeyIIFNAME, expr.CmpOpEq, r.prefix), goTo(chainInputSlot)),
+		join(udpResolver, drop()), join(tcpResolver, drop()), join(tcpProxy, drop()))
 	b.replace(b.chain(chainInputSlot),
 		join(ctState(expr.CtStateBitESTABLISHED), ctReply(), accept()),
-		join(ctTranslated(), toResolver(unix.IPPROTO_UDP), accept()),
-		join(ctTranslated(), toResolver(unix.IPPROTO_TCP), accept()),
+		join(ctTranslated(), udpResolver, accept()),
+		join(ctTranslated(), tcpResolver, accept()),
+		join(ctTranslated(), tcpProxy, accept()),
 		drop())
 }
 
@@ -239,28 +294,19 @@ func (r *ruleset) forward(b *batch) {
 	b.replace(baseChain(chainForward, nftables.ChainTypeFilter, nftables.ChainHookForward, *nftables.ChainPriorityMangle),
 		join(ifPrefix(expr.MetaKeyIIFNAME, expr.CmpOpEq, r.prefix), goTo(chainForwardFrom)),
 		join(ifPrefix(expr.MetaKeyOIFNAME, expr.CmpOpEq, r.prefix), goTo(chainForwardTo)))
-	blocked := b.anonymous(nftables.TypeIPAddr, true, intervals(sandbox.MergeIPv4(r.blocked)))
-	protocols := b.anonymous(nftables.TypeInetProto, false, []nftables.SetElement{
-		{Key: []byte{unix.IPPROTO_ICMP}}, {Key: []byte{unix.IPPROTO_TCP}}, {Key: []byte{unix.IPPROTO_UDP}},
-	})
-	known := match{&expr.Meta{Key: expr.MetaKeyL4PROTO, Register: 1}, &expr.Lookup{
-		SourceRegister: 1, SetName: protocols.Name, SetID: protocols.ID, Invert: true,
-	}}
 	b.replace(b.chain(chainForwardFrom),
 		join(ipv4(expr.CmpOpNeq), drop()),
 		join(ifPrefix(expr.MetaKeyOIFNAME, expr.CmpOpEq, r.prefix), drop()),
-		join(loadAddr(destOffset), inSet(blocked), drop()),
-		join(known, drop()), // tunnels could carry what the rules do not see
+		join(loadAddr(destOffset), inSet(r.blocked), drop()),
 		join(ifInSet(expr.MetaKeyIIFNAME, r.open, true), drop()),
-		clampMSS(),
-		ifVerdict(expr.MetaKeyIIFNAME, r.out),
+		join(l4proto(unix.IPPROTO_UDP), accept()),
+		join(l4proto(unix.IPPROTO_ICMP), accept()),
 		drop())
 	b.replace(b.chain(chainForwardTo),
 		join(ipv4(expr.CmpOpNeq), drop()),
 		join(ifInSet(expr.MetaKeyOIFNAME, r.open, true), drop()),
 		// Errors about a guest's own packets come from routers on the way, whose addresses no rule names.
 		join(ctState(expr.CtStateBitRELATED), ctReply(), l4proto(unix.IPPROTO_ICMP), accept()),
-		clampMSS(),
 		join(ctState(expr.CtStateBitESTABLISHED), ctReply(), ifVerdict(expr.MetaKeyOIFNAME, r.in)),
 		drop())
 }

@@ -51,7 +51,7 @@ func TestDefaultPolicyReachesOnlyPublicAddresses(t *testing.T) {
 }
 
 func TestAllowNeverOpensBlockedAddresses(t *testing.T) {
-	m := start(t, func(c *network.Config) { c.Blocked = append(c.Blocked, prefix(otherPublic+"/32")) })
+	m := start(t, func(c *setup) { c.Blocked = append(c.Blocked, prefix(otherPublic+"/32")) })
 	s, other := acquire(t, m), acquire(t, m)
 	serveGuest(t, other)
 	apply(t, m, s, []string{"0.0.0.0/0", "10.0.0.0/8", hostAddr, "::/0"}, nil)
@@ -181,7 +181,7 @@ func TestRepliesAreCutToo(t *testing.T) {
 	}
 	push := func(wait time.Duration) error {
 		server.WriteTo([]byte("pushed"), client)
-		guest.SetDeadline(time.Now().Add(wait))
+		guest.SetReadDeadline(time.Now().Add(wait))
 		_, err := guest.Read(buf)
 		return err
 	}
@@ -193,6 +193,14 @@ func TestRepliesAreCutToo(t *testing.T) {
 		t.Error("a packet from an address that is denied now came through")
 	}
 	apply(t, m, s, nil, nil)
+	if push(patience) == nil {
+		t.Error("the flow was ended, and goes on without the guest sending")
+	}
+	guest.Write([]byte("hello again"))
+	server.SetDeadline(time.Now().Add(deadline))
+	if _, client, err = server.ReadFrom(buf); err != nil {
+		t.Fatal("after opening again:", err)
+	}
 	if err := push(deadline); err != nil {
 		t.Error("after opening again:", err)
 	}
@@ -295,7 +303,7 @@ func TestAcquireManyAtOnce(t *testing.T) {
 }
 
 func TestRunningOutOfSlotsIsAnError(t *testing.T) {
-	m := start(t, func(c *network.Config) { c.CIDR, c.PoolSize = prefix("10.201.7.0/29"), -1 })
+	m := start(t, func(c *setup) { c.CIDR, c.PoolSize = prefix("10.201.7.0/29"), -1 })
 	a, b := acquire(t, m), acquire(t, m)
 	if s, err := m.Acquire(t.Context()); err == nil {
 		t.Errorf("a third slot of a /29: %+v", s)
@@ -318,7 +326,7 @@ func TestUnknownSlotsAreRefused(t *testing.T) {
 	s := acquire(t, m)
 	forged := s
 	forged.GuestAddr = forged.GuestAddr.Next()
-	if m.Apply(t.Context(), forged, policy(nil)) == nil || m.Close(t.Context(), forged) == nil || m.Adopt(t.Context(), forged) == nil {
+	if m.Apply(t.Context(), forged, "", policy(nil)) == nil || m.Close(t.Context(), forged) == nil || m.Adopt(t.Context(), forged) == nil {
 		t.Error("a slot with another address is accepted")
 	}
 	if err := m.Release(t.Context(), forged); err != nil {
@@ -331,32 +339,33 @@ func TestUnknownSlotsAreRefused(t *testing.T) {
 			t.Error(err)
 		}
 	}
-	if m.Apply(t.Context(), s, policy(nil)) == nil {
+	if m.Apply(t.Context(), s, "", policy(nil)) == nil {
 		t.Error("a released slot can be opened")
 	}
 }
 
 func TestConnectionsPerSlotAreLimited(t *testing.T) {
-	m := start(t, func(c *network.Config) { c.MaxConnections = 20 })
+	m, told := startSpied(t, func(c *setup) { c.MaxConnections = 20 })
 	s, other := acquire(t, m), acquire(t, m)
 	apply(t, m, s, nil, nil)
 	apply(t, m, other, nil, nil)
 	reached := 0
 	for range 40 {
-		conn, err := dialTCP(s.NetNS, publicAddr, tcpPort, patience)
+		conn, err := dialTCP(s.NetNS, publicAddr, tcpPort, deadline)
 		if err == nil {
 			t.Cleanup(func() { conn.Close() })
 			reached++
-		} else if errors.Is(err, syscall.ECONNREFUSED) {
+		} else if !errors.Is(err, syscall.ECONNREFUSED) {
 			t.Fatal(err)
-		}
-		if reached == 20 && err != nil {
-			break
 		}
 	}
 	if reached != 20 {
 		t.Errorf("%d connections, want 20", reached)
 	}
+	await(t, "20 reports of the limit", func() bool {
+		reports := told.refusalsOf(s)
+		return len(reports) == 20 && !slices.ContainsFunc(reports, func(r refusal) bool { return r.Rule != "limit: 20 tracked connections" })
+	})
 	mustReach(t, other.NetNS, publicAddr)
 }
 

@@ -8,8 +8,13 @@ import (
 	"strings"
 )
 
-// ipForward is the switch that lets the host forward IPv4.
-const ipForward = "ipv4/ip_forward"
+const (
+	// ipForward is the switch that lets the host forward IPv4.
+	ipForward = "ipv4/ip_forward"
+	// With these, connection tracking counts bytes and notes when a connection began.
+	conntrackCounters = "netfilter/nf_conntrack_acct"
+	conntrackTimes    = "netfilter/nf_conntrack_timestamp"
+)
 
 func sysctlPath(name string) string { return "/proc/sys/net/" + name }
 

@@ -84,7 +84,7 @@ func (n *Node) Thaw(ctx context.Context, sandboxID string) error {
 // After a restart the rules are not known here, and the network stays closed until ApplyNetwork.
 func (n *Node) thaw(ctx context.Context, m *machine) error {
 	if policy := m.lastPolicy(); policy != nil {
-		if err := n.cfg.Slots.Apply(ctx, m.record.Slot, *policy); err != nil {
+		if err := n.cfg.Slots.Apply(ctx, m.record.Slot, m.record.SandboxID, *policy); err != nil {
 			return fmt.Errorf("thawing: applying the network rules: %w", err)
 		}
 	}

@@ -155,7 +155,7 @@ func (n *Node) ApplyNetwork(ctx context.Context, sandboxID string, policy sandbo
 	if err != nil {
 		return err
 	}
-	if err := n.cfg.Slots.Apply(ctx, m.record.Slot, policy); err != nil {
+	if err := n.cfg.Slots.Apply(ctx, m.record.Slot, sandboxID, policy); err != nil {
 		return fmt.Errorf("applying the network rules: %w", err)
 	}
 	m.setPolicy(policy)

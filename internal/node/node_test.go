@@ -108,7 +108,7 @@ func (s *slots) set(slot network.Slot, state string) error {
 	return nil
 }
 
-func (s *slots) Apply(_ context.Context, slot network.Slot, _ sandbox.Policy) error {
+func (s *slots) Apply(_ context.Context, slot network.Slot, _ string, _ sandbox.Policy) error {
 	if s.failApply != nil {
 		return s.failApply
 	}

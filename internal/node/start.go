@@ -52,7 +52,7 @@ func (n *Node) identify(ctx context.Context, m *machine, spec control.StartSpec)
 	if err := m.save(); err != nil {
 		return err
 	}
-	if err := n.cfg.Slots.Apply(ctx, m.record.Slot, spec.Policy); err != nil {
+	if err := n.cfg.Slots.Apply(ctx, m.record.Slot, spec.SandboxID, spec.Policy); err != nil {
 		return fmt.Errorf("applying the network rules: %w", err)
 	}
 	m.setPolicy(spec.Policy)

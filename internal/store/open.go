@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"strings"
+	"sync/atomic"
 )
 
 // Store implements control.Store. It is safe for concurrent use.
@@ -14,6 +15,8 @@ type Store struct {
 	write, read *sql.DB
 	dialect     dialect
 	reserve     reserve
+	// lastNumber is the number of the latest row of the network log that this process has stored.
+	lastNumber atomic.Int64
 }
 
 // Open connects to the database and brings its schema up to date. url is "sqlite:///absolute/path.db", taken as it is

@@ -4,7 +4,9 @@ import (
 	"errors"
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -24,6 +26,23 @@ func fill(t *testing.T, path string) {
 	if !errors.Is(errors.Join(err, f.Close()), unix.ENOSPC) {
 		t.Fatalf("filling the file system: %v", err)
 	}
+}
+
+// logUntilFull writes rows of the network log until that is unavailable.
+func logUntilFull(t *testing.T, s *Store, sandboxID string) {
+	t.Helper()
+	for range 10_000 {
+		err := s.PutNetworkLog(t.Context(), []sandbox.NetworkLogEntry{{
+			ID: sandbox.NewID(), SandboxID: sandboxID, Time: time.Now(), Host: strings.Repeat("h", 255), MatchRule: strings.Repeat("r", 512),
+		}})
+		if err != nil {
+			if sandbox.CodeOf(err) != sandbox.CodeUnavailable {
+				t.Fatalf("on a full disk: %v", err)
+			}
+			return
+		}
+	}
+	t.Fatal("the disk is not full")
 }
 
 // TestFullDisk fills the file system that the database is on, as sandboxes may: they can be deleted all the same, also
@@ -46,6 +65,12 @@ func TestFullDisk(t *testing.T) {
 	_, sb := seed(t, s)
 	for round := range 2 {
 		fill(t, ballast)
+		if round == 0 {
+			logUntilFull(t, s, sb.ID)
+			if _, err := os.Stat(filepath.Join(dir, "state.db.reserve")); err != nil {
+				t.Errorf("the network log has spent the reserve: %v", err)
+			}
+		}
 		if round > 0 { // as after a crash
 			if s, err = Open(t.Context(), url); err != nil {
 				t.Fatal(err)

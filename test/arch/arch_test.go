@@ -36,6 +36,7 @@ func allowed() map[string][]string {
 		"internal/guest":        {"internal/guest", "internal/guestapi"},
 		"internal/network":      {"internal/network", "internal/sandbox"},
 		"internal/egress":       {"internal/egress", "internal/sandbox"},
+		"internal/netlog":       {"internal/netlog", "internal/sandbox"},
 		"internal/memwatch":     {"internal/sandbox", "internal/runtime", "internal/guestapi"},
 		"internal/runtime":      {"internal/runtime", "internal/sandbox", "internal/guestapi", "internal/bundle"},
 		"internal/snapshot":     {"internal/snapshot", "internal/sandbox", "internal/blob", "internal/runtime", "internal/durable"},
@@ -57,7 +58,7 @@ func allowed() map[string][]string {
 func nodeMayImport() []string {
 	return []string{
 		"internal/node", "internal/control", "internal/token", "internal/sandbox", "internal/runtime", "internal/network",
-		"internal/egress", "internal/snapshot", "internal/blob", "internal/image", "internal/template",
+		"internal/snapshot", "internal/blob", "internal/image", "internal/template",
 		"internal/guestapi", "internal/bundle", "internal/memwatch", "internal/durable",
 	}
 }

@@ -35,7 +35,7 @@ func TestKillNineLosesNothing(t *testing.T) {
 		t.Errorf("the program counts from %d, was at %d", n, before)
 	}
 	running.assertCounting()
-	if got := denied.tryTCP("192.0.2.1", 80); got != "timeout" {
+	if got := denied.tryTCP("192.0.2.1", 80); got != "refused" {
 		t.Errorf("rules after the crash: %s", got)
 	}
 	if got := paused.get(); got.Status != client.StatusPaused {

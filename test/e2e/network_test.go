@@ -60,7 +60,7 @@ func TestHostIsUnreachable(t *testing.T) {
 		if ip.IsLoopback() {
 			continue // loopback inside is the sandbox's own
 		}
-		if got := b.tryTCP(ip.String(), port); got != "timeout" {
+		if got := b.tryTCP(ip.String(), port); got != "refused" {
 			t.Errorf("host address %s: %s", ip, got)
 		}
 		if tried++; tried == 12 {
@@ -98,7 +98,7 @@ func TestSandboxesAreApart(t *testing.T) {
 	addr := b.sh("ip -4 addr show eth0 | awk '/inet /{sub(\"/.*\",\"\",$2); print $2}'")
 	b.sh("nohup python3 -m http.server 8000 >/dev/null 2>&1 & for i in $(seq 100); do curl -s localhost:8000 >/dev/null && break; sleep 0.05; done")
 	for _, port := range []int{8000, 49160} {
-		if got := a.tryTCP(addr, port); got != "timeout" {
+		if got := a.tryTCP(addr, port); got != "refused" {
 			t.Errorf("one sandbox reaches another on port %d: %s", port, got)
 		}
 	}
@@ -123,7 +123,7 @@ func TestAptAndLiveRules(t *testing.T) {
 		t.Fatalf("%s by default: %s", host, got)
 	}
 	b.patchNetwork(&client.Network{DenyOut: []string{"0.0.0.0/0"}})
-	if got := b.tryTCP(ip, 80); got != "timeout" {
+	if got := b.tryTCP(ip, 80); got != "refused" {
 		t.Errorf("after deny all: %s", got)
 	}
 	if res := b.run("getent hosts " + host); res.ExitCode == 0 {
@@ -140,7 +140,7 @@ func TestAptAndLiveRules(t *testing.T) {
 	b.patchNetwork(&client.Network{DenyOut: []string{ip + "/32"}})
 	b.pause()
 	b.resume()
-	if got := b.tryTCP(ip, 80); got != "timeout" {
+	if got := b.tryTCP(ip, 80); got != "refused" {
 		t.Errorf("denied, paused, resumed: %s", got)
 	}
 }
@@ -167,7 +167,7 @@ func TestClosedFromTheStart(t *testing.T) {
 		r.Network = &client.Network{DenyOut: []string{"0.0.0.0/0"}}
 	})
 	for _, ip := range []string{"192.0.2.1", "198.51.100.1", "203.0.113.1"} {
-		if got := b.tryTCP(ip, 80); got != "timeout" {
+		if got := b.tryTCP(ip, 80); got != "refused" {
 			t.Errorf("%s: %s", ip, got)
 		}
 	}

@@ -21,7 +21,8 @@ func operations() map[string]operation {
 	return map[string]operation{
 		"create": create, "connect": connect, "list": listBoxes, "kill_by_id": killByID, "update_by_id": updateByID,
 		"get_info": getInfo, "pause": pause, "resume": resume, "kill": kill, "update": update, "property": property,
-		"template_list": templateList, "template_get": templateGet, "http": plainHTTP,
+		"get_network_log": getNetworkLog,
+		"template_list":   templateList, "template_get": templateGet, "http": plainHTTP,
 		"run": runCommand, "run_stream": runStream, "spawn": spawn, "attach": attach, "list_sessions": listSessions,
 		"kill_session": killSession, "write_stdin": writeStdin, "close_stdin": closeStdin, "kill_process": killProcess,
 		"read_output": readOutput, "wait": wait, "detach": detach,
@@ -192,6 +193,38 @@ func property(c *call) (any, error) {
 		return nil, fmt.Errorf("%T has no properties", c.on)
 	}
 	return v.Fields()[c.text("name")], nil
+}
+
+func getNetworkLog(c *call) (any, error) {
+	page, err := c.box().api.NetworkLog(c.ctx, c.box().at.ID, client.NetworkLogOptions{
+		Limit: c.number("limit"), Before: c.text("before"), Since: c.text("since"), Verdict: client.NetworkVerdict(c.text("verdict")),
+	})
+	if err != nil {
+		return nil, err
+	}
+	rows := []any{}
+	for _, r := range page.Data {
+		row := map[string]any{"kind": string(r.Kind), "id": r.ID, "ts": r.TS, "protocol": r.Protocol, "verdict": string(r.Verdict)}
+		for name, value := range map[string]string{"host": r.Host, "dst_ip": r.DstIP, "match_rule": r.MatchRule} {
+			if value != "" {
+				row[name] = value
+			}
+		}
+		for name, value := range map[string]*int64{"bytes_sent": r.BytesSent, "bytes_recv": r.BytesRecv, "count": r.Count} {
+			if value != nil {
+				row[name] = *value
+			}
+		}
+		if r.DstPort != 0 {
+			row["dst_port"] = r.DstPort
+		}
+		rows = append(rows, row)
+	}
+	out := map[string]any{"data": rows, "has_more": page.HasMore}
+	if page.NextCursor != "" {
+		out["next_cursor"] = page.NextCursor
+	}
+	return out, nil
 }
 
 // template is a bound template.

@@ -25,13 +25,16 @@ func command(t *testing.T, dir string, limit time.Duration, name string, args ..
 	t.Logf("%s %s: %.1f s", name, strings.Join(args, " "), time.Since(start).Seconds())
 }
 
-// testTypeScript installs, builds and tests the TypeScript SDK, then runs its live tests.
+// testTypeScript installs, builds and tests the TypeScript SDK, then runs its live tests, and its package in a clean
+// project and in the other JavaScript runtimes.
 func testTypeScript(t *testing.T) {
 	const dir = "../../sdk/typescript"
 	command(t, dir, 5*time.Minute, "npm", "ci", "--no-audit", "--no-fund")
 	command(t, dir, 3*time.Minute, "npm", "run", "build")
 	command(t, dir, 5*time.Minute, "npm", "test")
 	command(t, dir, 10*time.Minute, "npm", "run", "test:live")
+	t.Run("package", func(t *testing.T) { command(t, dir, 5*time.Minute, "npm", "run", "test:package") })
+	t.Run("runtimes", func(t *testing.T) { command(t, dir, 10*time.Minute, "npm", "run", "test:runtimes") })
 }
 
 // testPython runs all tests of the Python SDK, the live ones among them; its script makes an environment for them.

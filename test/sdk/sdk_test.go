@@ -1,8 +1,9 @@
 // Package sdk runs the scenarios with every SDK against one real server. Run `make build` first (make test does); it
-// needs root, Node and Python.
+// needs root, Node, Python and Chromium.
 package sdk
 
 import (
+	"net"
 	"net/http/httptest"
 	"testing"
 
@@ -12,7 +13,12 @@ import (
 
 // TestSDKs starts a server and runs each SDK's live tests against it.
 func TestSDKs(t *testing.T) {
-	s := harness.Run(t, "10.216.0.0/16", nil)
+	_, port, err := net.SplitHostPort(harness.FreeAddr())
+	if err != nil {
+		t.Fatal(err)
+	}
+	page := "http://page.test:" + port // the browser takes every name for loopback
+	s := harness.Run(t, "10.216.0.0/16", map[string]string{"CORS_ORIGINS": page})
 	proxy, err := faults.New(s.URL, s.Settings["DATA_DIR"])
 	if err != nil {
 		t.Fatal(err)
@@ -22,6 +28,7 @@ func TestSDKs(t *testing.T) {
 	t.Setenv("SUPERSERVE_BASE_URL", s.URL)
 	t.Setenv("SUPERSERVE_API_KEY", harness.Key)
 	t.Setenv("SUPERSERVE_FAULT_URL", f.URL)
+	t.Setenv("SUPERSERVE_PAGE_ORIGIN", page)
 	t.Run("go", testScenarios)
 	t.Run("typescript", testTypeScript)
 	t.Run("python", testPython)

@@ -31,6 +31,45 @@ func (e HealthStatus) Valid() bool {
 	}
 }
 
+// Defines values for NetworkLogRowKind.
+const (
+	NetworkLogRowKindConnection NetworkLogRowKind = "connection"
+	NetworkLogRowKindRequest    NetworkLogRowKind = "request"
+)
+
+// Valid indicates whether the value is a known member of the NetworkLogRowKind enum.
+func (e NetworkLogRowKind) Valid() bool {
+	switch e {
+	case NetworkLogRowKindConnection:
+		return true
+	case NetworkLogRowKindRequest:
+		return true
+	default:
+		return false
+	}
+}
+
+// Defines values for NetworkVerdict.
+const (
+	NetworkVerdictAllowed NetworkVerdict = "allowed"
+	NetworkVerdictBlocked NetworkVerdict = "blocked"
+	NetworkVerdictFailed  NetworkVerdict = "failed"
+)
+
+// Valid indicates whether the value is a known member of the NetworkVerdict enum.
+func (e NetworkVerdict) Valid() bool {
+	switch e {
+	case NetworkVerdictAllowed:
+		return true
+	case NetworkVerdictBlocked:
+		return true
+	case NetworkVerdictFailed:
+		return true
+	default:
+		return false
+	}
+}
+
 // Defines values for ReadinessStatus.
 const (
 	ReadinessStatusReady    ReadinessStatus = "ready"
@@ -156,12 +195,66 @@ type Metadata map[string]string
 // Example: {"allow_out":["api.example.com","*.example.org","8.8.8.8/32"],"deny_out":["0.0.0.0/0"]}
 type Network struct {
 	// AllowOut IPv4 or IPv6 addresses or CIDRs, domains, and `*.domain` for any depth below a domain but not the domain
-	// itself. Domains are validated and kept; this version does not open anything for them yet.
+	// itself. A domain opens the addresses that the sandbox's resolver gives for it, while the answer holds, for
+	// flows that name no other domain.
 	AllowOut []string `json:"allow_out,omitempty"`
 
 	// DenyOut CIDRs only; `0.0.0.0/0` denies all of IPv4.
 	DenyOut []string `json:"deny_out,omitempty"`
 }
+
+// NetworkLogPage defines model for NetworkLogPage.
+type NetworkLogPage struct {
+	Data    []NetworkLogRow `json:"data"`
+	HasMore bool            `json:"has_more"`
+
+	// NextCursor `before` of the next page; only when there is one.
+	NextCursor string `json:"next_cursor,omitempty"`
+}
+
+// NetworkLogRow defines model for NetworkLogRow.
+type NetworkLogRow struct {
+	// BytesRecv By the sandbox; absent while unknown.
+	BytesRecv *int64 `json:"bytes_recv,omitempty"`
+
+	// BytesSent By the sandbox; absent while unknown.
+	BytesSent *int64 `json:"bytes_sent,omitempty"`
+
+	// Count How many attempts the row stands for, when it is not one. 0: it only has bytes of connections whose rows stand
+	// elsewhere. Host, address and port of such a row are there when they are the same for all.
+	Count *int64 `json:"count,omitempty"`
+
+	// DstIP Address; of a query the first one answered.
+	DstIP   string `json:"dst_ip,omitempty"`
+	DstPort int    `json:"dst_port,omitempty"`
+
+	// Host The name it was for: asked for, in the TLS or HTTP handshake, or last resolved to the address. Absent when unknown.
+	Host string `json:"host,omitempty"`
+
+	// ID Tells the rows of a sandbox apart; below 2^53. Stays the same when the row gets its bytes.
+	ID int64 `json:"id"`
+
+	// Kind `request` is a DNS query, `connection` anything else.
+	Kind NetworkLogRowKind `json:"kind"`
+
+	// MatchRule What decided, for people: an entry of the rules, or a few words.
+	MatchRule string `json:"match_rule,omitempty"`
+
+	// Protocol `tcp`, `tls` and `http` (TCP that begins with a handshake or a request of these), `udp`, `icmp` or `dns`. Expect more.
+	Protocol string `json:"protocol"`
+
+	// TS When it began.
+	TS Timestamp `json:"ts"`
+
+	// Verdict `failed`: the rules allowed it, and it did not get through for another reason.
+	Verdict NetworkVerdict `json:"verdict"`
+}
+
+// NetworkLogRowKind `request` is a DNS query, `connection` anything else.
+type NetworkLogRowKind string
+
+// NetworkVerdict `failed`: the rules allowed it, and it did not get through for another reason.
+type NetworkVerdict string
 
 // PatchSandboxRequest defines model for PatchSandboxRequest.
 type PatchSandboxRequest = json.RawMessage
@@ -389,6 +482,23 @@ type CreateSandboxParams struct {
 	IdempotencyKey string `json:"Idempotency-Key,omitempty"`
 }
 
+// GetNetworkLogParams defines parameters for GetNetworkLog.
+type GetNetworkLogParams struct {
+	// Limit Rows per page.
+	Limit *int `form:"limit,omitempty" json:"limit,omitempty"`
+
+	// Before Only rows that began before this RFC 3339 time; or, with the `id` of a row (`next_cursor` is one), those
+	// behind it.
+	Before *string `form:"before,omitempty" json:"before,omitempty"`
+
+	// Since Only rows that began at or after this RFC 3339 time; or, with the `id` of a row, those that came into the log
+	// after it.
+	Since *string `form:"since,omitempty" json:"since,omitempty"`
+
+	// Verdict Only rows with this verdict.
+	Verdict *NetworkVerdict `form:"verdict,omitempty" json:"verdict,omitempty"`
+}
+
 // ListTemplatesParams defines parameters for ListTemplates.
 type ListTemplatesParams struct {
 	// NamePrefix Keep only templates whose name starts with this.
@@ -427,6 +537,9 @@ type ServerInterface interface {
 	// ActivateSandbox Make sure a sandbox is active
 	// (POST /sandboxes/{id}/activate)
 	ActivateSandbox(w http.ResponseWriter, r *http.Request, id SandboxID)
+	// GetNetworkLog Read a sandbox's network log
+	// (GET /sandboxes/{id}/network)
+	GetNetworkLog(w http.ResponseWriter, r *http.Request, id SandboxID, params GetNetworkLogParams)
 	// PauseSandbox Pause a sandbox
 	// (POST /sandboxes/{id}/pause)
 	PauseSandbox(w http.ResponseWriter, r *http.Request, id SandboxID)
@@ -682,6 +795,87 @@ func (siw *ServerInterfaceWrapper) ActivateSandbox(w http.ResponseWriter, r *htt
 	handler.ServeHTTP(w, r)
 }
 
+// GetNetworkLog operation middleware
+func (siw *ServerInterfaceWrapper) GetNetworkLog(w http.ResponseWriter, r *http.Request) {
+
+	var err error
+	_ = err
+
+	// ------------- Path parameter "id" -------------
+	var id SandboxID
+
+	err = runtime.BindStyledParameterWithOptions("simple", "id", r.PathValue("id"), &id, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "uuid", ValueIsUnescaped: true})
+	if err != nil {
+		siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "id", Err: err})
+		return
+	}
+
+	// Parameter object where we will unmarshal all parameters from the context
+	var params GetNetworkLogParams
+
+	// ------------- Optional query parameter "limit" -------------
+
+	err = runtime.BindQueryParameterWithOptions("form", true, false, "limit", r.URL.Query(), &params.Limit, runtime.BindQueryParameterOptions{Type: "integer", Format: ""})
+	if err != nil {
+		var requiredError *runtime.RequiredParameterError
+		if errors.As(err, &requiredError) {
+			siw.ErrorHandlerFunc(w, r, &RequiredParamError{ParamName: "limit"})
+		} else {
+			siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "limit", Err: err})
+		}
+		return
+	}
+
+	// ------------- Optional query parameter "before" -------------
+
+	err = runtime.BindQueryParameterWithOptions("form", true, false, "before", r.URL.Query(), &params.Before, runtime.BindQueryParameterOptions{Type: "string", Format: ""})
+	if err != nil {
+		var requiredError *runtime.RequiredParameterError
+		if errors.As(err, &requiredError) {
+			siw.ErrorHandlerFunc(w, r, &RequiredParamError{ParamName: "before"})
+		} else {
+			siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "before", Err: err})
+		}
+		return
+	}
+
+	// ------------- Optional query parameter "since" -------------
+
+	err = runtime.BindQueryParameterWithOptions("form", true, false, "since", r.URL.Query(), &params.Since, runtime.BindQueryParameterOptions{Type: "string", Format: ""})
+	if err != nil {
+		var requiredError *runtime.RequiredParameterError
+		if errors.As(err, &requiredError) {
+			siw.ErrorHandlerFunc(w, r, &RequiredParamError{ParamName: "since"})
+		} else {
+			siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "since", Err: err})
+		}
+		return
+	}
+
+	// ------------- Optional query parameter "verdict" -------------
+
+	err = runtime.BindQueryParameterWithOptions("form", true, false, "verdict", r.URL.Query(), &params.Verdict, runtime.BindQueryParameterOptions{Type: "string", Format: ""})
+	if err != nil {
+		var requiredError *runtime.RequiredParameterError
+		if errors.As(err, &requiredError) {
+			siw.ErrorHandlerFunc(w, r, &RequiredParamError{ParamName: "verdict"})
+		} else {
+			siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "verdict", Err: err})
+		}
+		return
+	}
+
+	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		siw.Handler.GetNetworkLog(w, r, id, params)
+	}))
+
+	for _, middleware := range siw.HandlerMiddlewares {
+		handler = middleware(handler)
+	}
+
+	handler.ServeHTTP(w, r)
+}
+
 // PauseSandbox operation middleware
 func (siw *ServerInterfaceWrapper) PauseSandbox(w http.ResponseWriter, r *http.Request) {
 
@@ -921,6 +1115,7 @@ func HandlerWithOptions(si ServerInterface, options StdHTTPServerOptions) http.H
 	m.HandleFunc(http.MethodGet+" "+options.BaseURL+"/sandboxes/{id}", wrapper.GetSandbox)
 	m.HandleFunc(http.MethodPatch+" "+options.BaseURL+"/sandboxes/{id}", wrapper.PatchSandbox)
 	m.HandleFunc(http.MethodPost+" "+options.BaseURL+"/sandboxes/{id}/activate", wrapper.ActivateSandbox)
+	m.HandleFunc(http.MethodGet+" "+options.BaseURL+"/sandboxes/{id}/network", wrapper.GetNetworkLog)
 	m.HandleFunc(http.MethodPost+" "+options.BaseURL+"/sandboxes/{id}/pause", wrapper.PauseSandbox)
 	m.HandleFunc(http.MethodPost+" "+options.BaseURL+"/sandboxes/{id}/resume", wrapper.ResumeSandbox)
 	m.HandleFunc(http.MethodGet+" "+options.BaseURL+"/templates", wrapper.ListTemplates)
@@ -1725,6 +1920,115 @@ func (response ActivateSandbox503JSONResponse) VisitActivateSandboxResponse(w ht
 	return err
 }
 
+type GetNetworkLogRequestObject struct {
+	ID     SandboxID `json:"id"`
+	Params GetNetworkLogParams
+}
+
+type GetNetworkLogResponseObject interface {
+	VisitGetNetworkLogResponse(w http.ResponseWriter) error
+}
+
+type GetNetworkLog200JSONResponse NetworkLogPage
+
+func (response GetNetworkLog200JSONResponse) VisitGetNetworkLogResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(200)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type GetNetworkLog400JSONResponse struct{ BadRequestJSONResponse }
+
+func (response GetNetworkLog400JSONResponse) VisitGetNetworkLogResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(400)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type GetNetworkLog401JSONResponse struct{ UnauthorizedJSONResponse }
+
+func (response GetNetworkLog401JSONResponse) VisitGetNetworkLogResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(401)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type GetNetworkLog404JSONResponse struct{ NotFoundJSONResponse }
+
+func (response GetNetworkLog404JSONResponse) VisitGetNetworkLogResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(404)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type GetNetworkLog429JSONResponse struct{ TooManyJSONResponse }
+
+func (response GetNetworkLog429JSONResponse) VisitGetNetworkLogResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.Header().Set("Retry-After", fmt.Sprint(response.Headers.RetryAfter))
+	w.WriteHeader(429)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type GetNetworkLog500JSONResponse struct{ InternalErrorJSONResponse }
+
+func (response GetNetworkLog500JSONResponse) VisitGetNetworkLogResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(500)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type GetNetworkLog503JSONResponse struct{ UnavailableJSONResponse }
+
+func (response GetNetworkLog503JSONResponse) VisitGetNetworkLogResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.Header().Set("Retry-After", fmt.Sprint(response.Headers.RetryAfter))
+	w.WriteHeader(503)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
 type PauseSandboxRequestObject struct {
 	ID SandboxID `json:"id"`
 }
@@ -2163,6 +2467,9 @@ type StrictServerInterface interface {
 	// ActivateSandbox Make sure a sandbox is active
 	// (POST /sandboxes/{id}/activate)
 	ActivateSandbox(ctx context.Context, request ActivateSandboxRequestObject) (ActivateSandboxResponseObject, error)
+	// GetNetworkLog Read a sandbox's network log
+	// (GET /sandboxes/{id}/network)
+	GetNetworkLog(ctx context.Context, request GetNetworkLogRequestObject) (GetNetworkLogResponseObject, error)
 	// PauseSandbox Pause a sandbox
 	// (POST /sandboxes/{id}/pause)
 	PauseSandbox(ctx context.Context, request PauseSandboxRequestObject) (PauseSandboxResponseObject, error)
@@ -2427,6 +2734,33 @@ func (sh *strictHandler) ActivateSandbox(w http.ResponseWriter, r *http.Request,
 		sh.options.ResponseErrorHandlerFunc(w, r, err)
 	} else if validResponse, ok := response.(ActivateSandboxResponseObject); ok {
 		if err := validResponse.VisitActivateSandboxResponse(w); err != nil {
+			sh.options.ResponseErrorHandlerFunc(w, r, err)
+		}
+	} else if response != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, fmt.Errorf("unexpected response type: %T", response))
+	}
+}
+
+// GetNetworkLog operation middleware
+func (sh *strictHandler) GetNetworkLog(w http.ResponseWriter, r *http.Request, id SandboxID, params GetNetworkLogParams) {
+	var request GetNetworkLogRequestObject
+
+	request.ID = id
+	request.Params = params
+
+	handler := func(ctx context.Context, w http.ResponseWriter, r *http.Request, request interface{}) (interface{}, error) {
+		return sh.ssi.GetNetworkLog(ctx, request.(GetNetworkLogRequestObject))
+	}
+	for _, middleware := range sh.middlewares {
+		handler = middleware(handler, "GetNetworkLog")
+	}
+
+	response, err := handler(r.Context(), w, r, request)
+
+	if err != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, err)
+	} else if validResponse, ok := response.(GetNetworkLogResponseObject); ok {
+		if err := validResponse.VisitGetNetworkLogResponse(w); err != nil {
 			sh.options.ResponseErrorHandlerFunc(w, r, err)
 		}
 	} else if response != nil {

@@ -61,6 +61,13 @@ func Run(t *testing.T, open Opener) {
 		{"APIKeyTouch", testAPIKeyTouch},
 		{"Settings", testSettings},
 		{"SettingsConcurrent", testSettingsConcurrent},
+		{"NetworkLogRoundTrip", testNetworkLogRoundTrip},
+		{"NetworkLogReplace", testNetworkLogReplace},
+		{"NetworkLogPages", testNetworkLogPages},
+		{"NetworkLogGone", testNetworkLogGone},
+		{"NetworkLogOddText", testNetworkLogOddText},
+		{"NetworkLogTrim", testNetworkLogTrim},
+		{"NetworkLogConcurrent", testNetworkLogConcurrent},
 		{"CancelledContext", testCancelledContext},
 	} {
 		t.Run(c.name, func(t *testing.T) { c.test(t, newFixture(t, open(t))) })

@@ -208,6 +208,7 @@ function networkEvent(value: unknown, status: number): NetworkEvent {
     matchRule: f.optionalString("match_rule"),
     bytesSent: f.optionalNumber("bytes_sent"),
     bytesRecv: f.optionalNumber("bytes_recv"),
+    count: f.optionalNumber("count"),
   })
 }
 

@@ -1,9 +1,11 @@
 import { checkDuration } from "./config"
 import { fileInfo, Fields } from "./convert"
 import { ANSWER_MS, type DataCall, type DataPlane, IDLE_MS } from "./dataplane"
+import { Deadline } from "./deadline"
 import { NotFoundError, ValidationError } from "./errors"
 import { type Answer, chunks, readAll, readJson, readNothing, wasRetried } from "./http"
 import { checkPath } from "./path"
+import { inBrowser } from "./platform"
 import type { FileInfo, FileInput, FileOptions, ReadOptions } from "./types"
 import { FileWatcher } from "./watch"
 
@@ -25,7 +27,7 @@ export class Files {
 
   /**
    * Writes a file; parent directories are made. Whoever reads meanwhile finds the old file or the new one, and an upload
-   * that fails leaves the old one.
+   * that fails leaves the old one. In browsers a stream is read to its end before the upload begins.
    *
    * @example
    * ```typescript
@@ -157,13 +159,17 @@ export class Files {
 
   async #upload(path: string, data: FileInput, format: "tar" | undefined, options: FileOptions): Promise<void> {
     checkPath(path)
+    if (options.timeoutMs !== undefined) checkDuration("timeoutMs", options.timeoutMs)
+    const start = Date.now()
+    if (data instanceof ReadableStream && inBrowser()) data = await collect(data, options)
+    const timeoutMs = options.timeoutMs && Math.max(1, options.timeoutMs - (Date.now() - start))
     const { body, size } = uploadBody(data)
     const answer = await this.#plane.send("POST", "/files", {
       body,
       query: { path, format },
       contentType: format === "tar" ? "application/x-tar" : "application/octet-stream",
       signal: options.signal,
-      limits: uploadLimits(size, options.timeoutMs),
+      limits: uploadLimits(size, timeoutMs),
       once: body instanceof ReadableStream,
     })
     const { value, status } = await readJson(answer)
@@ -194,11 +200,30 @@ function uploadBody(data: FileInput): { body: BodyInit; size: number | undefined
   throw new ValidationError("data must be a string, Uint8Array, ArrayBuffer, Blob or ReadableStream")
 }
 
-function uploadLimits(size: number | undefined, timeoutMs: number | undefined): DataCall["limits"] {
-  if (timeoutMs !== undefined) {
-    checkDuration("timeoutMs", timeoutMs)
-    return { totalMs: timeoutMs }
+/**
+ * Reads a stream to its end. Browsers can upload a stream over HTTP/2 at best, and some send its name in place of its
+ * bytes; a Blob they upload everywhere, and keep a large one on disk.
+ */
+async function collect(stream: ReadableStream<Uint8Array>, options: FileOptions): Promise<Blob> {
+  const deadline = new Deadline(options.signal)
+  deadline.limit(options.timeoutMs, "the stream to upload")
+  const parts: Blob[] = []
+  const sink = new WritableStream<Uint8Array<ArrayBuffer>>({
+    write(chunk) {
+      if (!ArrayBuffer.isView(chunk)) throw new ValidationError("a stream to upload must consist of Uint8Arrays")
+      parts.push(new Blob([chunk]))
+    },
+  })
+  try {
+    await (stream as ReadableStream<Uint8Array<ArrayBuffer>>).pipeTo(sink, { signal: deadline.signal })
+    return new Blob(parts)
+  } finally {
+    deadline.dispose()
   }
+}
+
+function uploadLimits(size: number | undefined, timeoutMs: number | undefined): DataCall["limits"] {
+  if (timeoutMs !== undefined) return { totalMs: timeoutMs }
   return size === undefined ? {} : { headersMs: ANSWER_MS + size / SLOWEST_UPLOAD, idleMs: IDLE_MS }
 }
 

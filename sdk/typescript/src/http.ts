@@ -1,5 +1,6 @@
 import { Deadline, sleep } from "./deadline"
 import { ConnectionError, errorFor, invalidAnswer, type SuperserveError, ValidationError } from "./errors"
+import { inBrowser } from "./platform"
 import { VERSION } from "./version"
 
 /** How often a GET or DELETE is tried in all. */
@@ -95,7 +96,7 @@ async function sendOnce(call: Call): Promise<Answer> {
 async function fetchOrThrow(call: Call, deadline: Deadline): Promise<Response> {
   const headers: Record<string, string> = { ...call.headers }
   // Browsers send their own, and would have to ask the server for permission first.
-  if (!("document" in globalThis)) headers["User-Agent"] = `superserve-sdk-js/${VERSION}`
+  if (!inBrowser()) headers["User-Agent"] = `superserve-sdk-js/${VERSION}`
   let body = call.body
   if (call.json !== undefined) {
     headers["Content-Type"] = "application/json"
@@ -106,6 +107,8 @@ async function fetchOrThrow(call: Call, deadline: Deadline): Promise<Response> {
     method: call.method, headers, body, redirect: "manual", signal: deadline.signal,
   }
   if (typeof ReadableStream !== "undefined" && body instanceof ReadableStream) init.duplex = "half"
+  // A file has one URL in all sandboxes: the header says which one.
+  if (inBrowser()) init.cache = "no-store"
   try {
     return await fetch(call.url, init)
   } catch (error) {

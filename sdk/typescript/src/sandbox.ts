@@ -164,7 +164,16 @@ export class Sandbox {
     await updateSandbox(this.#config, this.id, options, options?.signal)
   }
 
-  /** A page of the log of outgoing connections, newest first. A server without that log answers with NotFoundError. */
+  /**
+   * A page of what the sandbox reached or tried to reach, newest first: connections, flows, DNS queries and what was
+   * blocked. A paused sandbox stays paused. A server that keeps no log answers with ValidationError.
+   *
+   * @example
+   * ```typescript
+   * const { events } = await sandbox.getNetworkLog({ verdict: "blocked" })
+   * for (const e of events) console.log(e.ts, e.host ?? e.dstIp, e.matchRule)
+   * ```
+   */
   async getNetworkLog(options: NetworkLogOptions = {}): Promise<NetworkLogPage> {
     const { limit, before, since, verdict } = options
     const query = search({ limit: limit?.toString(), before, since, verdict })

@@ -237,19 +237,27 @@ export interface TemplateListOptions extends ConnectionOptions {
 
 export type NetworkVerdict = "allowed" | "blocked" | "failed"
 
-/** One row of the network log: a connection, or a request that a proxy saw. */
+/** One row of the network log: a DNS query (`request`), or a connection or flow. */
 export interface NetworkEvent {
   kind: "connection" | "request"
+  /** Tells the rows of a sandbox apart. */
   id: string | number
+  /** When it began. */
   ts: Date
+  /** The name it was for, when one is known. */
   host?: string
   dstIp?: string
   dstPort?: number
+  /** `tcp`, `tls`, `http`, `udp`, `icmp` or `dns`. */
   protocol?: string
   verdict?: NetworkVerdict
+  /** What decided, for people. */
   matchRule?: string
+  /** By the sandbox; absent while a connection is open. */
   bytesSent?: number
   bytesRecv?: number
+  /** How many attempts the row stands for, when it is not one: under a flood rows are summed. */
+  count?: number
 }
 
 /** A page of the network log, newest first. */
@@ -264,10 +272,11 @@ export interface NetworkLogPage {
 export interface NetworkLogOptions {
   /** 1-200, default 50. */
   limit?: number
-  /** Rows before this time or cursor. */
+  /** Rows that began before this RFC 3339 time, or the `nextCursor` of the page before. */
   before?: string
-  /** Rows from this time on. */
+  /** Rows that began at or after this RFC 3339 time; or, with the `id` of a row, those that came into the log after it. */
   since?: string
+  /** Only rows with this verdict. */
   verdict?: NetworkVerdict
   signal?: AbortSignal
 }

@@ -1,5 +1,6 @@
 import type { DataPlane } from "./dataplane"
 import { SuperserveError } from "./errors"
+import { inBrowser } from "./platform"
 
 /** What is used of a WebSocket, the platform's or that of the package ws. */
 export interface Socket {
@@ -45,7 +46,7 @@ export async function openSocket(plane: DataPlane, path: string, protocol: strin
 
 function openNative(native: SocketClass, url: string, protocols: string[], headers: Record<string, string>): Socket {
   // Node, Bun and Deno take headers in an options object, which the browsers' constructor does not know.
-  if ("process" in globalThis || "Deno" in globalThis) {
+  if (!inBrowser()) {
     try {
       return new native(url, { protocols, headers })
     } catch {

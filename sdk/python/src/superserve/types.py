@@ -213,20 +213,27 @@ class TemplateInfo:
 class NetworkEvent:
     """A row of the network log."""
 
-    #: ``connection`` or ``request``.
+    #: ``request`` for a DNS query, else ``connection``.
     kind: str
+    #: Tells the rows of a sandbox apart.
     id: Union[int, str]
+    #: When it began.
     ts: datetime
+    #: The name it was for, when one is known.
     host: Optional[str] = None
     dst_ip: Optional[str] = None
     dst_port: Optional[int] = None
+    #: ``tcp``, ``tls``, ``http``, ``udp``, ``icmp`` or ``dns``.
     protocol: Optional[str] = None
     #: ``allowed``, ``blocked`` or ``failed``.
     verdict: Optional[str] = None
-    #: The rule that decided.
+    #: What decided, for people.
     match_rule: Optional[str] = None
+    #: By the sandbox; None while a connection is open.
     bytes_sent: Optional[int] = None
     bytes_recv: Optional[int] = None
+    #: How many attempts the row stands for, when it is not one: under a flood rows are summed.
+    count: Optional[int] = None
 
 
 @dataclass(frozen=True)
@@ -410,6 +417,7 @@ def _network_event(o: Json) -> NetworkEvent:
         match_rule=maybe(o, "match_rule", str),
         bytes_sent=maybe(o, "bytes_sent", int),
         bytes_recv=maybe(o, "bytes_recv", int),
+        count=maybe(o, "count", int),
     )
 
 

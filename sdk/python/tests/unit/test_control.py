@@ -369,7 +369,8 @@ def test_network_log(driver: Driver, server: HostileServer, sandbox: Any) -> Non
         "match_rule": "0.0.0.0/0",
         "new_field": 1,
     }
-    page = {"data": [row], "next_cursor": "c", "has_more": True}
+    summed = {**row, "id": 8, "kind": "request", "protocol": "dns", "host": "a.example", "count": 0, "bytes_sent": 0}
+    page = {"data": [row, summed], "next_cursor": "c", "has_more": True}
     server.on(f"GET /sandboxes/{SANDBOX_ID}/network", answer(200, page))
     found = driver.do(sandbox.get_network_log(limit=1, verdict="blocked"))
     assert (found.events[0].dst_ip, found.events[0].verdict, found.next_cursor, found.has_more) == (
@@ -379,6 +380,9 @@ def test_network_log(driver: Driver, server: HostileServer, sandbox: Any) -> Non
         True,
     )
     assert server.requests[-1].query == "limit=1&verdict=blocked"
+    assert (found.events[0].count, found.events[1].count, found.events[1].bytes_sent) == (None, 0, 0)
+    driver.do(sandbox.get_network_log(since="2026-01-02T15:04:05+00:00", before="17"))
+    assert server.requests[-1].query == "before=17&since=2026-01-02T15%3A04%3A05%2B00%3A00"
 
 
 def test_a_status_of_a_later_server(driver: Driver, server: HostileServer, sandbox: Any) -> None:

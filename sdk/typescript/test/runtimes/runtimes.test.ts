@@ -1,9 +1,8 @@
 import { readFile } from "node:fs/promises"
 import { join } from "node:path"
-import vm from "node:vm"
 import { build } from "esbuild"
 import { afterAll, beforeAll, describe, expect, it } from "vitest"
-import WS from "ws"
+import { Web } from "../helpers/browser"
 import { CleanProject, root, run } from "../helpers/project"
 
 const here = join(root, "test/runtimes")
@@ -12,7 +11,7 @@ const program = await readFile(join(here, "program.mjs"), "utf8")
 let project: CleanProject
 
 beforeAll(async () => {
-  await run("npm", ["ci", "--no-audit", "--no-fund"], { cwd: here })
+  await run("npm", ["ci", "--prefer-offline", "--no-audit", "--no-fund"], { cwd: here })
   project = await CleanProject.make(["ws"])
   await project.write("program.mjs", program)
 })
@@ -27,34 +26,35 @@ describe("the packed package", () => {
   ])("works in %s", async (_, runtime, args) => {
     expect(await project.run(runtime, ...args, "program.mjs")).toBe("ok\n")
   })
-
-  it("works with nothing but what browsers have", async () => {
-    const bundle = await build({
-      stdin: { contents: `${program}`, resolveDir: project.directory, loader: "js" },
-      bundle: true, write: false, platform: "browser", format: "esm", target: "es2022",
-    })
-    const code = bundle.outputFiles[0]?.text ?? ""
-    const context = vm.createContext({ ...browserGlobals(), said: [] as string[] })
-    vm.runInContext("globalThis.document = {}; globalThis.console = { log: (text) => said.push(text) }", context)
-    await vm.runInContext(`(async () => {${code}})()`, context)
-    expect(context.said).toEqual(["ok"])
-  })
 })
 
-/** A WebSocket as in browsers: protocols only, no headers. */
-class BrowserWebSocket extends WS {
-  constructor(url: string, protocols: unknown) {
-    if (!Array.isArray(protocols)) throw new SyntaxError("protocols must be a list")
-    super(url, protocols as string[])
-  }
-}
+describe("the package bundled for browsers", () => {
+  /** The one that the server's cors-origins names. */
+  const allowed = process.env.SUPERSERVE_PAGE_ORIGIN ?? expect.fail("SUPERSERVE_PAGE_ORIGIN is not set")
+  let web: Web
 
-function browserGlobals(): Record<string, unknown> {
-  return {
-    fetch, AbortController, AbortSignal, Blob, ReadableStream, TextDecoder, TextEncoder, URL, URLSearchParams, Response,
-    setTimeout, clearTimeout, performance, WebSocket: BrowserWebSocket,
-    connection: { apiKey: process.env.SUPERSERVE_API_KEY, baseUrl: process.env.SUPERSERVE_BASE_URL },
-    // Browsers stream uploads over HTTP/2 only.
-    uploadsStreams: false,
-  }
-}
+  beforeAll(async () => {
+    const { outputFiles } = await build({
+      stdin: { contents: program, resolveDir: project.directory, loader: "js" },
+      bundle: true, write: false, platform: "browser", format: "esm", target: "es2022",
+    })
+    web = await Web.start(Number(new URL(allowed).port), outputFiles[0]?.text ?? "", {
+      apiKey: process.env.SUPERSERVE_API_KEY, baseUrl: process.env.SUPERSERVE_BASE_URL,
+    })
+  })
+  afterAll(() => web.close())
+
+  it("works in a page of another origin", async () => {
+    expect(await web.visit(allowed, "page")).toBe("ok")
+  })
+
+  it("works in a worker of such a page", async () => {
+    expect(await web.visit(allowed, "worker")).toBe("ok")
+  })
+
+  it("is kept out of an origin that the server does not name", async () => {
+    const other = new URL(allowed)
+    other.hostname = "other.test"
+    await expect(web.visit(other.origin, "page")).rejects.toThrow(/ConnectionError: Could not reach /)
+  })
+})

@@ -1,7 +1,7 @@
 import { once } from "node:events"
-import { afterAll, beforeAll, describe, expect, it } from "vitest"
-import { Sandbox, type SuperserveError, ValidationError } from "../../src/index"
-import { type Handler, FakeServer, failure, ID, json, withSandbox } from "../helpers/server"
+import { afterAll, beforeAll, describe, expect, it, vi } from "vitest"
+import { Sandbox, type SuperserveError, TimeoutError, ValidationError } from "../../src/index"
+import { type Handler, FakeServer, failure, ID, json, sandboxJson, withSandbox } from "../helpers/server"
 
 let server: FakeServer
 beforeAll(async () => {
@@ -83,6 +83,39 @@ describe("write", () => {
     })
     const error = await errorOf(sandbox.files.write("/x", source))
     expect(error.message).toMatch(/disk on fire/)
+  })
+})
+
+describe("a stream in a browser", () => {
+  const silent = () => new ReadableStream<Uint8Array>()
+  let sandbox: Sandbox
+  beforeAll(() => void vi.stubGlobal("document", {}))
+  afterAll(() => void vi.unstubAllGlobals())
+
+  it("is sent with its length, and again when the token was stale", async () => {
+    const token = "sat_1.second"
+    sandbox = await sandboxThat((_, res) => json(res, 200, {}))
+    server.behave((_, res, seen) => {
+      if (seen.method === "GET") return json(res, 200, sandboxJson(server, { access_token: token }))
+      return seen.headers["x-access-token"] === token ? json(res, 200, { path: "/x", size: 6 }) : failure(res, 401, "unauthorized")
+    })
+    await sandbox.files.write("/x", new Blob(["héllo"]).stream())
+    const posts = server.seen.filter((s) => s.method === "POST")
+    expect(posts.map((s) => [s.headers["content-length"], s.body])).toEqual([["6", "héllo"], ["6", "héllo"]])
+  })
+
+  it("is not sent when it ends in an error, is aborted, takes too long, or is not of bytes", async () => {
+    sandbox = await sandboxThat((_, res) => json(res, 200, { path: "/x", size: 6 }))
+    const failing = new ReadableStream<Uint8Array>({ pull: (c) => c.error(new Error("disk on fire")) })
+    expect((await errorOf(sandbox.files.write("/x", failing))).message).toBe("disk on fire")
+    const controller = new AbortController()
+    const aborted = errorOf(sandbox.files.write("/x", silent(), { signal: controller.signal }))
+    controller.abort(new Error("enough"))
+    expect((await aborted).message).toBe("enough")
+    expect(await errorOf(sandbox.files.write("/x", silent(), { timeoutMs: 5 }))).toBeInstanceOf(TimeoutError)
+    const texts = new ReadableStream({ pull: (c) => c.enqueue("text") })
+    expect(await errorOf(sandbox.files.write("/x", texts))).toBeInstanceOf(ValidationError)
+    expect(server.seen.filter((s) => s.method === "POST")).toEqual([])
   })
 })
 

@@ -166,13 +166,19 @@ describe("tokens", () => {
 
 it("reads the network log", async () => {
   server.behave(withSandbox(() => server, (_, res) => json(res, 200, {
-    data: [{ kind: "connection", id: 7, ts: "2026-01-02T15:04:05.000Z", protocol: "tcp", verdict: "blocked", dst_port: 80 }],
+    data: [
+      { kind: "connection", id: 7, ts: "2026-01-02T15:04:05.000Z", protocol: "tcp", verdict: "blocked", dst_port: 80 },
+      { kind: "request", id: 6, ts: "2026-01-02T15:04:05.000Z", protocol: "dns", verdict: "allowed", count: 0, bytes_sent: 0 },
+    ],
     next_cursor: "c", has_more: true,
   })))
   const sandbox = await Sandbox.connect(ID, server.options)
   const page = await sandbox.getNetworkLog({ limit: 1, verdict: "blocked" })
   expect(server.seen.at(-1)?.path).toBe(`/sandboxes/${ID}/network?limit=1&verdict=blocked`)
-  expect(page).toMatchObject({ nextCursor: "c", hasMore: true, events: [{ id: 7, dstPort: 80, verdict: "blocked" }] })
+  expect(page).toMatchObject({ nextCursor: "c", hasMore: true, events: [{ id: 7, dstPort: 80, verdict: "blocked" }, { id: 6, count: 0, bytesSent: 0 }] })
+  expect(page.events[0]).not.toHaveProperty("count")
+  await sandbox.getNetworkLog({ since: "2026-01-02T15:04:05+00:00", before: "17" })
+  expect(server.seen.at(-1)?.path).toBe(`/sandboxes/${ID}/network?before=17&since=2026-01-02T15%3A04%3A05%2B00%3A00`)
 })
 
 it("reads templates", async () => {

@@ -276,9 +276,10 @@ class Sandbox:
         since: Optional[str] = None,
         verdict: Optional[str] = None,
     ) -> NetworkLogPage:
-        """The outbound connections it made, newest first.
+        """A page of what it reached or tried to reach, newest first. A paused sandbox stays paused.
 
-        ``limit``: 1-200, default 50. ``before``: the ``next_cursor`` of a page. ``since``: an RFC 3339 time.
-        ``verdict``: ``allowed``, ``blocked`` or ``failed``.
+        ``limit``: 1-200, default 50. ``before``: the ``next_cursor`` of a page, or an RFC 3339 time. ``since``: an
+        RFC 3339 time, or the ``id`` of a row as text for those that came into the log after it. ``verdict``:
+        ``allowed``, ``blocked`` or ``failed``. A server that keeps no log answers with ValidationError.
         """
         return control.read_network_log(self._transport, self.id, limit, before, since, verdict)
