@@ -55,13 +55,19 @@ func (p hostPaths) network(cfg *config.Config, log *slog.Logger) (network.Config
 	if err != nil {
 		return network.Config{}, fmt.Errorf("setting network-cidr (from %s): %w", cfg.Origin("network-cidr"), err)
 	}
+	blocked := make([]netip.Prefix, len(cfg.NetworkBlocked))
+	for i, text := range cfg.NetworkBlocked {
+		if blocked[i], err = netip.ParsePrefix(text); err != nil {
+			return network.Config{}, fmt.Errorf("setting network-blocked (from %s): %w", cfg.Origin("network-blocked"), err)
+		}
+	}
 	pool := cfg.NetworkPool
 	if pool == 0 {
 		pool = -1 // network's word for none
 	}
 	return network.Config{
 		Instance: p.name, CIDR: cidr, PoolSize: pool, MaxConnections: cfg.NetworkConnections, MaxMbits: cfg.NetworkBandwidth,
-		Logger: log,
+		Blocked: blocked, Logger: log,
 	}, nil
 }
 

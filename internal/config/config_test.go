@@ -91,6 +91,7 @@ func TestRefusals(t *testing.T) {
 		{"port", "", nil, []string{"--listen=a:70000"}, []string{"host:port"}},
 		{"cidr with host bits", "", nil, []string{"--network-cidr=10.0.0.1/16"}, []string{"IPv4 CIDR"}},
 		{"cidr v6", "", nil, []string{"--network-cidr=fd00::/16"}, []string{"IPv4 CIDR"}},
+		{"blocked", "", nil, []string{"--network-blocked=203.0.113.0/24,203.0.113.7/24"}, []string{"setting network-blocked", "CIDRs"}},
 		{"url", "", nil, []string{"--public-url=ftp://x"}, []string{"http:// or https://"}},
 		{"sandbox host", "", nil, []string{"--sandbox-host=Under_score"}, []string{"domain name"}},
 		{"resolver", "", nil, []string{"--dns-upstream=dns.example"}, []string{"IP addresses"}},

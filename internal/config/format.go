@@ -19,6 +19,7 @@ func formats() map[string]format {
 	return map[string]format{
 		"hostport": {"host:port", isHostPort},
 		"cidr4":    {"an IPv4 CIDR such as 10.201.0.0/16, /8 to /24, without bits set behind the prefix", isCIDR4},
+		"cidr":     {"CIDRs such as 203.0.113.0/24, without bits set behind the prefix", isCIDR},
 		"url":      {"an http:// or https:// URL with a host and nothing behind the path", isURL},
 		"host":     {"a domain name in lower case", isHost},
 		"origin":   {"an origin such as https://app.example.com, without a path, or *", isOrigin},
@@ -38,6 +39,11 @@ func isHostPort(s string) bool {
 func isCIDR4(s string) bool {
 	p, err := netip.ParsePrefix(s)
 	return err == nil && p.Addr().Is4() && p.Masked() == p && p.Bits() >= 8 && p.Bits() <= 24
+}
+
+func isCIDR(s string) bool {
+	p, err := netip.ParsePrefix(s)
+	return err == nil && p.Masked() == p && !p.Addr().Is4In6()
 }
 
 func isURL(s string) bool {
