@@ -177,6 +177,12 @@ func (c *Client) doJSON(ctx context.Context, r call, out any) (http.Header, erro
 	return res.Header, nil
 }
 
+func (r call) setIdempotencyKey(key string) {
+	if key != "" {
+		r.header.Set("Idempotency-Key", key)
+	}
+}
+
 // control starts a control-plane call.
 func (c *Client) control(method, path string) call {
 	h := http.Header{}

@@ -15,9 +15,7 @@ func (c *Client) CreateSandbox(ctx context.Context, req CreateSandboxRequest) (*
 		req.TimeoutAction = TimeoutPause
 	}
 	r.json = req
-	if req.IdempotencyKey != "" {
-		r.header.Set("Idempotency-Key", req.IdempotencyKey)
-	}
+	r.setIdempotencyKey(req.IdempotencyKey)
 	var sb Sandbox
 	if _, err := c.doJSON(ctx, r, &sb); err != nil {
 		return nil, fmt.Errorf("creating the sandbox: %w", err)

@@ -6,30 +6,7 @@ import (
 	"fmt"
 	"io"
 	"net/http"
-	"net/url"
 )
-
-// ListTemplates reads the team's and the system's templates whose names start with namePrefix ("" for all).
-func (c *Client) ListTemplates(ctx context.Context, namePrefix string) ([]Template, error) {
-	r := c.control(http.MethodGet, "/templates")
-	if namePrefix != "" {
-		r.query = url.Values{"name_prefix": {namePrefix}}
-	}
-	var out []Template
-	if _, err := c.doJSON(ctx, r, &out); err != nil {
-		return nil, fmt.Errorf("listing templates: %w", err)
-	}
-	return out, nil
-}
-
-// GetTemplate reads one template by name or UUID.
-func (c *Client) GetTemplate(ctx context.Context, nameOrID string) (*Template, error) {
-	var out Template
-	if _, err := c.doJSON(ctx, c.control(http.MethodGet, "/templates/"+url.PathEscape(nameOrID)), &out); err != nil {
-		return nil, fmt.Errorf("reading template %s: %w", nameOrID, err)
-	}
-	return &out, nil
-}
 
 // Health asks whether the server is alive; it needs no key.
 func (c *Client) Health(ctx context.Context) (*Health, error) {

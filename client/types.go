@@ -30,6 +30,24 @@ type (
 	Template = gen.Template
 	// TemplateStatus is pending, building, ready or failed.
 	TemplateStatus = gen.TemplateStatus
+	// BuildSpec says what a template is made from.
+	BuildSpec = gen.BuildSpec
+	// BuildStep is one step: exactly one field is set.
+	BuildStep = gen.BuildStep
+	// EnvStep sets a variable.
+	EnvStep = gen.EnvStep
+	// UserStep changes who runs what follows.
+	UserStep = gen.UserStep
+	// CopyStep copies files of an uploaded build context.
+	CopyStep = gen.CopyStep
+	// Build is one attempt to make a template.
+	Build = gen.Build
+	// BuildStatus is pending, building or snapshotting, and in the end ready, failed or cancelled.
+	BuildStatus = gen.BuildStatus
+	// BuildLogEvent is one line of a build's log.
+	BuildLogEvent = gen.BuildLogEvent
+	// Upload is something sent for builds.
+	Upload = gen.Upload
 	// ExecResult is how a command ended.
 	ExecResult = gen.ExecResult
 	// ExecEvent is output of a command or its end.
@@ -48,7 +66,8 @@ type (
 	Waiting = gen.Waiting
 )
 
-// The values of SandboxStatus, TimeoutAction, NetworkVerdict, TemplateStatus and FileType.
+// The values of SandboxStatus, TimeoutAction, NetworkVerdict, TemplateStatus, BuildStatus, a log event's Stream, and
+// FileType.
 const (
 	StatusActive   = gen.SandboxStatusActive
 	StatusPaused   = gen.SandboxStatusPaused
@@ -66,6 +85,17 @@ const (
 	TemplateBuilding = gen.TemplateStatusBuilding
 	TemplateReady    = gen.TemplateStatusReady
 	TemplateFailed   = gen.TemplateStatusFailed
+
+	BuildPending      = gen.BuildStatusPending
+	BuildBuilding     = gen.BuildStatusBuilding
+	BuildSnapshotting = gen.BuildStatusSnapshotting
+	BuildReady        = gen.BuildStatusReady
+	BuildFailed       = gen.BuildStatusFailed
+	BuildCancelled    = gen.BuildStatusCancelled
+
+	LogStdout = gen.BuildLogEventStreamStdout
+	LogStderr = gen.BuildLogEventStreamStderr
+	LogSystem = gen.BuildLogEventStreamSystem
 
 	TypeFile      = gen.FileTypeFile
 	TypeDirectory = gen.FileTypeDirectory

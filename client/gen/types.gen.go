@@ -7,6 +7,57 @@ import (
 	"time"
 )
 
+// Defines values for BuildLogEventStream.
+const (
+	BuildLogEventStreamStderr BuildLogEventStream = "stderr"
+	BuildLogEventStreamStdout BuildLogEventStream = "stdout"
+	BuildLogEventStreamSystem BuildLogEventStream = "system"
+)
+
+// Valid indicates whether the value is a known member of the BuildLogEventStream enum.
+func (e BuildLogEventStream) Valid() bool {
+	switch e {
+	case BuildLogEventStreamStderr:
+		return true
+	case BuildLogEventStreamStdout:
+		return true
+	case BuildLogEventStreamSystem:
+		return true
+	default:
+		return false
+	}
+}
+
+// Defines values for BuildStatus.
+const (
+	BuildStatusBuilding     BuildStatus = "building"
+	BuildStatusCancelled    BuildStatus = "cancelled"
+	BuildStatusFailed       BuildStatus = "failed"
+	BuildStatusPending      BuildStatus = "pending"
+	BuildStatusReady        BuildStatus = "ready"
+	BuildStatusSnapshotting BuildStatus = "snapshotting"
+)
+
+// Valid indicates whether the value is a known member of the BuildStatus enum.
+func (e BuildStatus) Valid() bool {
+	switch e {
+	case BuildStatusBuilding:
+		return true
+	case BuildStatusCancelled:
+		return true
+	case BuildStatusFailed:
+		return true
+	case BuildStatusPending:
+		return true
+	case BuildStatusReady:
+		return true
+	case BuildStatusSnapshotting:
+		return true
+	default:
+		return false
+	}
+}
+
 // Defines values for ControlType.
 const (
 	ControlTypeResize     ControlType = "resize"
@@ -262,6 +313,113 @@ func (e WriteFileParamsFormat) Valid() bool {
 	}
 }
 
+// Build defines model for Build.
+type Build struct {
+	// BuildSpecHash Identifies the build spec.
+	BuildSpecHash string `json:"build_spec_hash"`
+
+	// CreatedAt RFC 3339 in UTC, exactly three fractional digits.
+	//
+	// Example: 2026-01-02T15:04:05.000Z
+	CreatedAt Timestamp `json:"created_at"`
+
+	// ErrorMessage `<code>: detail` of one that failed or was cancelled. Codes: `bad_reference`, `unsupported_platform`,
+	// `image_pull_failed`, `image_unsafe`, `image_too_large`, `step_failed`, `boot_failed`, `snapshot_failed`,
+	// `start_cmd_failed`, `ready_cmd_failed`, `build_failed`.
+	ErrorMessage string `json:"error_message,omitempty"`
+
+	// FinalizedAt RFC 3339 in UTC, exactly three fractional digits.
+	//
+	// Example: 2026-01-02T15:04:05.000Z
+	FinalizedAt *Timestamp `json:"finalized_at,omitempty"`
+
+	// ID Example: 3c90c3cc-0d44-4b50-8888-8dd25736052a
+	ID ID `json:"id"`
+
+	// SourceDigest The digest that `from` stood for, once it is known.
+	SourceDigest string `json:"source_digest,omitempty"`
+
+	// StartedAt RFC 3339 in UTC, exactly three fractional digits.
+	//
+	// Example: 2026-01-02T15:04:05.000Z
+	StartedAt *Timestamp `json:"started_at,omitempty"`
+
+	// Status `pending`, `building` and `snapshotting` are followed by one of `ready`, `failed` and `cancelled`, which is final.
+	Status BuildStatus `json:"status"`
+
+	// TemplateID Example: 3c90c3cc-0d44-4b50-8888-8dd25736052a
+	TemplateID ID `json:"template_id"`
+}
+
+// BuildLogEvent defines model for BuildLogEvent.
+type BuildLogEvent struct {
+	// Finished Only true, in the last event.
+	Finished bool `json:"finished,omitempty"`
+
+	// Status The build's final status; only in the last event.
+	Status BuildStatus `json:"status,omitempty"`
+
+	// Stream `system` lines are the builder's own, such as where a step begins.
+	Stream BuildLogEventStream `json:"stream"`
+
+	// Text One line.
+	Text string `json:"text"`
+
+	// Timestamp RFC 3339 in UTC, exactly three fractional digits.
+	//
+	// Example: 2026-01-02T15:04:05.000Z
+	Timestamp Timestamp `json:"timestamp"`
+}
+
+// BuildLogEventStream `system` lines are the builder's own, such as where a step begins.
+type BuildLogEventStream string
+
+// BuildSpec What a template is made from: exactly one of `from` and `from_template`, then the steps in order, then the start
+// command. Each step's result is cached: a build begins after the longest run of steps that was done before.
+type BuildSpec struct {
+	// From An OCI image, such as `python:3.12-slim` or `registry.example.com/team/image@sha256:…`, for this server's
+	// platform; or `upload:sha256:…`, an image sent to `POST /templates/images`. Its environment, user and working
+	// directory are where the steps begin; its entry point and command are not used.
+	//
+	//
+	// Example: python:3.12-slim
+	From string `json:"from,omitempty"`
+
+	// FromTemplate Name or UUID of a ready template.
+	FromTemplate string `json:"from_template,omitempty"`
+
+	// ReadyCmd Run every 2 seconds, for at most 10 minutes, until it exits with 0; only then is the memory captured. At most
+	// 64 KiB.
+	ReadyCmd string `json:"ready_cmd,omitempty"`
+
+	// StartCmd Started by `/bin/sh -c` when all steps are done, and captured running: every sandbox comes up with it. At most
+	// 64 KiB.
+	StartCmd string      `json:"start_cmd,omitempty"`
+	Steps    []BuildStep `json:"steps,omitempty"`
+}
+
+// BuildStatus `pending`, `building` and `snapshotting` are followed by one of `ready`, `failed` and `cancelled`, which is final.
+type BuildStatus string
+
+// BuildStep Exactly one of these.
+type BuildStep struct {
+	// Copy Files of a build context, put into the image.
+	Copy *CopyStep `json:"copy,omitempty"`
+
+	// Env A variable for later steps and for the sandboxes' commands.
+	Env *EnvStep `json:"env,omitempty"`
+
+	// Run A command for `/bin/sh -c`, run by the current user in the current directory. At most 64 KiB.
+	Run string `json:"run,omitempty"`
+
+	// User Who runs later steps and the sandboxes' commands; made when there is none.
+	User *UserStep `json:"user,omitempty"`
+
+	// Workdir Where later steps and the sandboxes' commands start; relative to the one before; made when there is none.
+	// Without `..` segments.
+	Workdir string `json:"workdir,omitempty"`
+}
+
 // Connect A command to start: the fields of ExecRequest and `terminal`; without `timeout_s` it may run for ever. Or `attach`,
 // and `offset` if need be, alone.
 type Connect struct {
@@ -311,6 +469,38 @@ type Control struct {
 // ControlType defines model for Control.Type.
 type ControlType string
 
+// CopyStep Files of a build context, put into the image.
+type CopyStep struct {
+	// Chown `user[:group]`, names or numbers. Default root.
+	Chown string `json:"chown,omitempty"`
+
+	// Context The digest that `POST /templates/contexts` answered.
+	Context string `json:"context"`
+
+	// Dst Absolute, or relative to the working directory. A directory when it ends in `/`, when there are several sources
+	// or one is a directory; else the file's name. Parents are made.
+	Dst string `json:"dst"`
+
+	// Src Paths in the context, without wildcards; `.` is all of it. Of a directory its contents are copied.
+	Src []string `json:"src"`
+}
+
+// CreateBuildRequest defines model for CreateBuildRequest.
+type CreateBuildRequest struct {
+	// BuildSpec What a template is made from: exactly one of `from` and `from_template`, then the steps in order, then the start
+	// command. Each step's result is cached: a build begins after the longest run of steps that was done before.
+	BuildSpec BuildSpec `json:"build_spec,omitempty"`
+
+	// DiskMib Their writable disk, in MiB; at most 8192, unless raised.
+	DiskMib int `json:"disk_mib,omitempty"`
+
+	// MemoryMib Their memory, in MiB; at most 4096, unless raised.
+	MemoryMib int `json:"memory_mib,omitempty"`
+
+	// Vcpu Virtual CPUs of its sandboxes; at most 4, unless the operator has raised it.
+	Vcpu int `json:"vcpu,omitempty"`
+}
+
 // CreateSandboxRequest defines model for CreateSandboxRequest.
 type CreateSandboxRequest struct {
 	// AutoDeleteSeconds Delete after this many seconds of being paused without a break; 0 deletes at pause. Default never.
@@ -356,6 +546,78 @@ type CreateSandboxRequest struct {
 
 	// TimeoutSeconds Seconds until `timeout_action`. Default none.
 	TimeoutSeconds int `json:"timeout_seconds,omitempty"`
+}
+
+// CreateTemplateRequest defines model for CreateTemplateRequest.
+type CreateTemplateRequest struct {
+	// BuildSpec What a template is made from: exactly one of `from` and `from_template`, then the steps in order, then the start
+	// command. Each step's result is cached: a build begins after the longest run of steps that was done before.
+	BuildSpec BuildSpec `json:"build_spec"`
+
+	// DiskMib Their writable disk, in MiB; at most 8192, unless raised.
+	DiskMib int `json:"disk_mib,omitempty"`
+
+	// MemoryMib Their memory, in MiB; at most 4096, unless raised.
+	MemoryMib int `json:"memory_mib,omitempty"`
+
+	// Name Unique in the team; not a UUID; names beginning with `superserve/` are the system's.
+	Name string `json:"name"`
+
+	// Vcpu Virtual CPUs of its sandboxes; at most 4, unless the operator has raised it.
+	Vcpu int `json:"vcpu,omitempty"`
+}
+
+// CreatedTemplate defines model for CreatedTemplate.
+type CreatedTemplate struct {
+	// BuildID The build that was begun.
+	BuildID ID `json:"build_id"`
+
+	// BuiltAt RFC 3339 in UTC, exactly three fractional digits.
+	//
+	// Example: 2026-01-02T15:04:05.000Z
+	BuiltAt *Timestamp `json:"built_at,omitempty"`
+
+	// CreatedAt RFC 3339 in UTC, exactly three fractional digits.
+	//
+	// Example: 2026-01-02T15:04:05.000Z
+	CreatedAt Timestamp `json:"created_at"`
+
+	// DiskMib Their writable disk, in MiB.
+	DiskMib int `json:"disk_mib"`
+
+	// ErrorMessage `<code>: detail`, codes as in Build; only when failed.
+	ErrorMessage string `json:"error_message,omitempty"`
+
+	// ID Example: 3c90c3cc-0d44-4b50-8888-8dd25736052a
+	ID ID `json:"id"`
+
+	// LatestBuildID The build asked for last; absent for a system template.
+	LatestBuildID ID `json:"latest_build_id,omitempty"`
+
+	// MemoryMib Their memory, in MiB.
+	MemoryMib int    `json:"memory_mib"`
+	Name      string `json:"name"`
+
+	// SizeBytes Size of the image and the captured memory, in bytes; absent until ready.
+	SizeBytes int64 `json:"size_bytes,omitempty"`
+
+	// Status `ready` as soon as one build was: sandboxes can be created, whatever becomes of later builds. Before that `pending`
+	// or `building` while a build is, `failed` when the latest one failed or was cancelled.
+	Status TemplateStatus `json:"status"`
+
+	// TeamID Its team; a system template has the nil UUID.
+	TeamID ID `json:"team_id"`
+
+	// Vcpu Virtual CPUs of its sandboxes.
+	Vcpu int `json:"vcpu"`
+}
+
+// EnvStep A variable for later steps and for the sandboxes' commands.
+type EnvStep struct {
+	// Expand Replace `${NAME}` by that variable's value at this step, and `$$` by a dollar sign.
+	Expand bool   `json:"expand,omitempty"`
+	Key    string `json:"key"`
+	Value  string `json:"value"`
 }
 
 // Error defines model for Error.
@@ -746,19 +1008,25 @@ type Template struct {
 	// DiskMib Their writable disk, in MiB.
 	DiskMib int `json:"disk_mib"`
 
-	// ErrorMessage `<code>: detail`; only when failed.
+	// ErrorMessage `<code>: detail`, codes as in Build; only when failed.
 	ErrorMessage string `json:"error_message,omitempty"`
 
 	// ID Example: 3c90c3cc-0d44-4b50-8888-8dd25736052a
 	ID ID `json:"id"`
 
+	// LatestBuildID The build asked for last; absent for a system template.
+	LatestBuildID ID `json:"latest_build_id,omitempty"`
+
 	// MemoryMib Their memory, in MiB.
 	MemoryMib int    `json:"memory_mib"`
 	Name      string `json:"name"`
 
-	// SizeBytes Size of the image, in bytes; absent until ready.
-	SizeBytes int64          `json:"size_bytes,omitempty"`
-	Status    TemplateStatus `json:"status"`
+	// SizeBytes Size of the image and the captured memory, in bytes; absent until ready.
+	SizeBytes int64 `json:"size_bytes,omitempty"`
+
+	// Status `ready` as soon as one build was: sandboxes can be created, whatever becomes of later builds. Before that `pending`
+	// or `building` while a build is, `failed` when the latest one failed or was cancelled.
+	Status TemplateStatus `json:"status"`
 
 	// TeamID Its team; a system template has the nil UUID.
 	TeamID ID `json:"team_id"`
@@ -767,7 +1035,8 @@ type Template struct {
 	Vcpu int `json:"vcpu"`
 }
 
-// TemplateStatus defines model for TemplateStatus.
+// TemplateStatus `ready` as soon as one build was: sandboxes can be created, whatever becomes of later builds. Before that `pending`
+// or `building` while a build is, `failed` when the latest one failed or was cancelled.
 type TemplateStatus string
 
 // TimeoutAction What `timeout_seconds` does. `delete`: a deadline from creation, in any status. `pause`: a cap on active time,
@@ -791,6 +1060,24 @@ type Truncated struct {
 
 // TruncatedType defines model for Truncated.Type.
 type TruncatedType string
+
+// Upload defines model for Upload.
+type Upload struct {
+	// Digest SHA-256 of the bytes sent.
+	Digest string `json:"digest"`
+
+	// Size How many bytes were sent.
+	Size int64 `json:"size"`
+}
+
+// UserStep Who runs later steps and the sandboxes' commands; made when there is none.
+type UserStep struct {
+	// Name A name or a number.
+	Name string `json:"name"`
+
+	// Sudo It may run anything as root without a password.
+	Sudo bool `json:"sudo,omitempty"`
+}
 
 // Waiting defines model for Waiting.
 type Waiting struct {
@@ -827,6 +1114,9 @@ type WindowSize struct {
 	Rows int `json:"rows"`
 }
 
+// BuildID defines model for BuildID.
+type BuildID = string
+
 // FilePath defines model for FilePath.
 type FilePath = string
 
@@ -835,6 +1125,9 @@ type RoutingHeader = string
 
 // SandboxID defines model for SandboxID.
 type SandboxID = string
+
+// TemplateID defines model for TemplateID.
+type TemplateID = string
 
 // BadRequest defines model for BadRequest.
 type BadRequest = Error
@@ -1035,6 +1328,32 @@ type ListTemplatesParams struct {
 	NamePrefix string `form:"name_prefix,omitempty" json:"name_prefix,omitempty"`
 }
 
+// CreateTemplateParams defines parameters for CreateTemplate.
+type CreateTemplateParams struct {
+	// IdempotencyKey Makes a retry safe, 1-255 characters. Remembered for 24 hours: the same key with the same body gives the
+	// build the first call made, with another body 409.
+	IdempotencyKey string `json:"Idempotency-Key,omitempty"`
+}
+
+// ListBuildsParams defines parameters for ListBuilds.
+type ListBuildsParams struct {
+	// Limit At most so many.
+	Limit int `form:"limit,omitempty" json:"limit,omitempty"`
+}
+
+// CreateBuildParams defines parameters for CreateBuild.
+type CreateBuildParams struct {
+	// IdempotencyKey Makes a retry safe, 1-255 characters. Remembered for 24 hours: the same key with the same body gives the
+	// build the first call made, with another body 409.
+	IdempotencyKey string `json:"Idempotency-Key,omitempty"`
+}
+
+// FollowBuildLogParams defines parameters for FollowBuildLog.
+type FollowBuildLogParams struct {
+	// Follow With false the stream ends after what there is; `finished` then comes only when the build is over.
+	Follow bool `form:"follow,omitempty" json:"follow,omitempty"`
+}
+
 // ConnectTerminalParams defines parameters for ConnectTerminal.
 type ConnectTerminalParams struct {
 	// Cols Columns. With `attach`, neither `cols` nor `rows` leaves the terminal's size as it is.
@@ -1073,3 +1392,9 @@ type ExecInSandboxJSONRequestBody = ExecRequest
 
 // ExecStreamInSandboxJSONRequestBody defines body for ExecStreamInSandbox for application/json ContentType.
 type ExecStreamInSandboxJSONRequestBody = ExecRequest
+
+// CreateTemplateJSONRequestBody defines body for CreateTemplate for application/json ContentType.
+type CreateTemplateJSONRequestBody = CreateTemplateRequest
+
+// CreateBuildJSONRequestBody defines body for CreateBuild for application/json ContentType.
+type CreateBuildJSONRequestBody = CreateBuildRequest

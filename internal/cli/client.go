@@ -89,6 +89,10 @@ func hint(err error) string {
 				return "" // a file, which says enough
 			}
 			return "; superserve sandbox list and superserve template list show what there is"
+		case "too_many_templates":
+			return "; delete some with superserve template delete, or raise the server's template-quota"
+		case "too_many_builds":
+			return "; wait for one, end one with superserve template cancel, or raise the server's build-quota"
 		case "too_many_sandboxes":
 			return "; delete some with superserve sandbox kill, or raise the server's sandbox-quota"
 		case "is_directory":

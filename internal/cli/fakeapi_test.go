@@ -58,7 +58,7 @@ func newFakeAPI() *httptest.Server {
 	control("POST /sandboxes/{id}/resume", f.resume)
 	control("POST /sandboxes/{id}/exec", f.exec)
 	control("GET /sandboxes/{id}/network", f.network)
-	control("GET /templates", f.templates)
+	newFakeTemplates().serve(mux)
 	mux.HandleFunc("/files", f.data)
 	mux.HandleFunc("GET /files/watch", fakeWatch)
 	mux.HandleFunc("GET /exec/sessions", fakeSessions)
@@ -149,14 +149,6 @@ func decodeExec(body []byte) (text string, code int) {
 		}
 	}
 	return string(body) + "\n", code
-}
-
-func (f *fakeAPI) templates(w http.ResponseWriter, _ *http.Request) {
-	answer(w, http.StatusOK, []any{map[string]any{
-		"id": "00000000-0000-4000-8000-000000000001", "team_id": "00000000-0000-0000-0000-000000000000",
-		"name": "superserve/base", "status": "ready", "vcpu": 1, "memory_mib": 1024, "disk_mib": 4096,
-		"size_bytes": 157286400, "created_at": "2026-01-02T15:04:05.000Z",
-	}})
 }
 
 func (f *fakeAPI) data(w http.ResponseWriter, r *http.Request) {

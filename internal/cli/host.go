@@ -14,6 +14,9 @@ import (
 // Host is what runs sandboxes on this machine, with everything they need.
 type Host interface {
 	control.Node
+	// Builder gives what builds teams' templates and keeps their rows in st; nil when this host builds none. Called once,
+	// before the control plane is made; nothing is built before PrepareTemplates.
+	Builder(ctx context.Context, st control.Store) (control.Builder, error)
 	// PrepareTemplates begins making the system templates in the background and puts them into the store when they are
 	// ready. Called once, after the control plane has been reconciled.
 	PrepareTemplates(ctx context.Context, st control.Store) error

@@ -9,17 +9,13 @@ import (
 	"net/netip"
 	"path/filepath"
 
-	"github.com/superserve/superserve/internal/bundle"
 	"github.com/superserve/superserve/internal/config"
-	"github.com/superserve/superserve/internal/control"
 	"github.com/superserve/superserve/internal/egress"
 	"github.com/superserve/superserve/internal/image"
 	"github.com/superserve/superserve/internal/network"
 	"github.com/superserve/superserve/internal/node"
 	"github.com/superserve/superserve/internal/runtime/gvisor"
 	"github.com/superserve/superserve/internal/snapshot"
-	"github.com/superserve/superserve/internal/template"
-	"github.com/superserve/superserve/templates"
 )
 
 // hostPaths are the places below the data directory that belong to the host.
@@ -77,10 +73,10 @@ type gvisorHost struct {
 	paths    hostPaths
 	versions *gvisor.Versions
 	images   *image.Store
+	cfg      *config.Config
 	log      *slog.Logger
 	undo     unwind
-
-	templates *template.Manager // nil until Start
+	making
 }
 
 // openGVisorHost checks the machine, unpacks the runtime and opens images, network, snapshots and the node.
@@ -92,7 +88,7 @@ func openGVisorHost(ctx context.Context, hc HostConfig) (_ Host, err error) {
 	if err := refuseUnfit(ctx, hc.Config); err != nil {
 		return nil, err
 	}
-	h := &gvisorHost{paths: paths, log: hc.Logger}
+	h := &gvisorHost{paths: paths, cfg: hc.Config, log: hc.Logger}
 	defer func() {
 		if err != nil {
 			err = errors.Join(err, h.undo.run(context.WithoutCancel(ctx)))
@@ -102,13 +98,13 @@ func openGVisorHost(ctx context.Context, hc HostConfig) (_ Host, err error) {
 		return nil, err
 	}
 	h.images, err = image.Open(paths.images, image.Options{
-		Mirror: hc.Config.DebianMirror, ExtraCAFiles: hc.Config.ExtraCAFiles, Logger: hc.Logger,
+		Mirror: hc.Config.DebianMirror, ExtraCAFiles: hc.Config.ExtraCAFiles, RegistryConfig: hc.Config.RegistryConfig,
+		Logger: hc.Logger,
 	})
 	if err != nil {
 		return nil, fmt.Errorf("opening the images: %w", err)
 	}
-	snapshots, err := snapshot.Open(paths.snapshots)
-	if err != nil {
+	if h.snapshots, err = snapshot.Open(paths.snapshots); err != nil {
 		return nil, fmt.Errorf("opening the snapshots: %w", err)
 	}
 	slots, err := h.openNetwork(ctx, hc)
@@ -116,7 +112,7 @@ func openGVisorHost(ctx context.Context, hc HostConfig) (_ Host, err error) {
 		return nil, err
 	}
 	h.Node, err = node.New(ctx, node.Config{
-		Dir: paths.instances, Drivers: h.versions, Slots: slots, Images: h.images, Snapshots: snapshots,
+		Dir: paths.instances, Drivers: h.versions, Slots: slots, Images: h.images, Snapshots: h.snapshots,
 		Metrics: hc.Metrics, Logger: hc.Logger, WarmPool: hc.Config.WarmPoolSize,
 		MaxProcesses: hc.Config.PIDsLimit,
 	})
@@ -154,69 +150,6 @@ func (h *gvisorHost) openNetwork(ctx context.Context, hc HostConfig) (*network.M
 		return float64(inUse)
 	})
 	return slots, nil
-}
-
-// PrepareTemplates implements Host.
-func (h *gvisorHost) PrepareTemplates(ctx context.Context, st control.Store) error {
-	definitions, err := image.Definitions(templates.Files())
-	if err != nil {
-		return fmt.Errorf("reading the system templates: %w", err)
-	}
-	manager := template.New(template.Config{
-		Store: st, Images: h.images, Checkpointer: h.Node, Snapshots: h.Node, Definitions: definitions,
-		RuntimeVersion: h.versions.Current().Info().Version, Dir: h.paths.templates, Logger: h.log, InService: h.inService,
-	})
-	if err := manager.Start(ctx); err != nil {
-		return err
-	}
-	h.templates = manager
-	h.undo.push("stopping the template builds", manager.Stop)
-	return nil
-}
-
-// inService keeps instances of the templates' checkpoints warm, and removes what the ones before them needed.
-func (h *gvisorHost) inService(checkpointIDs []string) {
-	h.KeepWarm(checkpointIDs)
-	if err := h.prune(context.Background()); err != nil {
-		h.log.Error("removing what nothing needs any more", "error", err)
-	}
-}
-
-// prune removes runtimes and images that no snapshot and no instance needs. A template that is being built has no
-// snapshot yet, so nothing is removed before all are done.
-func (h *gvisorHost) prune(ctx context.Context) error {
-	if len(h.Waiting()) > 0 {
-		return nil
-	}
-	use, err := h.InUse()
-	if err != nil {
-		return err
-	}
-	images, err := h.images.List()
-	if err != nil {
-		return err
-	}
-	for _, im := range images {
-		if use.Images[im.ID] {
-			continue
-		}
-		if err := h.images.Remove(ctx, im.ID); err != nil && !errors.Is(err, image.ErrInUse) {
-			return err
-		}
-	}
-	return bundle.Prune(h.paths.runtimes, func(version string) bool { return use.Runtimes[version] })
-}
-
-// Waiting implements Host.
-func (h *gvisorHost) Waiting() []Waiting {
-	if h.templates == nil {
-		return []Waiting{{What: "the server", Step: "starting"}}
-	}
-	var waiting []Waiting
-	for _, w := range h.templates.Progress() {
-		waiting = append(waiting, Waiting{What: w.What, Step: w.Step, Done: int64(w.Done), Total: int64(w.Total)})
-	}
-	return waiting
 }
 
 // Stop implements Host.

@@ -215,12 +215,12 @@ func sandboxPairs(sb *client.Sandbox) [][2]string {
 }
 
 func (a *App) sandboxPauseCommand() *cobra.Command {
-	return a.eachSandbox("pause", "Stop sandboxes and keep their memory and disk", "paused",
+	return a.each("ID", "pause", "Stop sandboxes and keep their memory and disk", "paused",
 		func(ctx context.Context, c *client.Client, id string) error { return c.PauseSandbox(ctx, id) })
 }
 
 func (a *App) sandboxResumeCommand() *cobra.Command {
-	return a.eachSandbox("resume", "Bring paused sandboxes back with their processes; access tokens change", "resumed",
+	return a.each("ID", "resume", "Bring paused sandboxes back with their processes; access tokens change", "resumed",
 		func(ctx context.Context, c *client.Client, id string) error {
 			_, err := c.ResumeSandbox(ctx, id)
 			return err
@@ -228,17 +228,17 @@ func (a *App) sandboxResumeCommand() *cobra.Command {
 }
 
 func (a *App) sandboxKillCommand() *cobra.Command {
-	cmd := a.eachSandbox("kill", "Delete sandboxes and their data for good", "deleted",
+	cmd := a.each("ID", "kill", "Delete sandboxes and their data for good", "deleted",
 		func(ctx context.Context, c *client.Client, id string) error { return c.DeleteSandbox(ctx, id) })
 	cmd.Aliases = []string{"delete", "rm"}
 	return cmd
 }
 
-// eachSandbox is a command that does one thing to each id it is given. It goes on after an error, so that one wrong id
+// each is a command that does one thing to each thing it is given. It goes on after an error, so that one wrong id
 // does not keep the others from being done, and then reports the first.
-func (a *App) eachSandbox(name, short, done string, do func(context.Context, *client.Client, string) error) *cobra.Command {
+func (a *App) each(what, name, short, done string, do func(context.Context, *client.Client, string) error) *cobra.Command {
 	return &cobra.Command{
-		Use: name + " ID...", Short: short, Args: cobra.MinimumNArgs(1),
+		Use: name + " " + what + "...", Short: short, Args: cobra.MinimumNArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			c, err := a.client()
 			if err != nil {

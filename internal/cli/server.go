@@ -123,6 +123,7 @@ func (s *Server) openStore(ctx context.Context) error {
 	s.store = st
 	s.undo.push("closing the database", func(context.Context) error { return st.Close() })
 	s.metrics.WatchSandboxes(st.CountByState)
+	s.metrics.WatchBuilds(st.CountBuilds)
 	return nil
 }
 
@@ -174,9 +175,18 @@ func (s *Server) startControl(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("reading the key of access tokens: %w", err)
 	}
+	builder, err := s.host.Builder(ctx, s.store)
+	if err != nil {
+		return fmt.Errorf("preparing the builds of templates: %w", err)
+	}
 	svc, err := control.New(control.Config{
-		Store: s.store, Node: s.host, Signer: token.New(key), Logger: s.log, Metrics: s.metrics,
+		Store: s.store, Node: s.host, Builder: builder, Signer: token.New(key), Logger: s.log, Metrics: s.metrics,
 		SandboxQuota: s.cfg.SandboxQuota, RatePerSecond: s.cfg.RateLimit, RateBurst: s.cfg.RateBurst,
+		Builds:         control.BuildQuota{Templates: s.cfg.TemplateQuota, Builds: s.cfg.BuildQuota},
+		TemplateLimits: sandbox.Resources{VCPU: s.cfg.TemplateMaxVCPU, MemoryMiB: s.cfg.TemplateMaxMemory, DiskMiB: s.cfg.TemplateMaxDisk},
+		Uploads: control.UploadLimits{
+			Context: mebibytes(s.cfg.BuildContextMax), Image: mebibytes(s.cfg.ImageUploadMax), Team: mebibytes(s.cfg.UploadQuota),
+		},
 		DefaultTimeoutAction: sandbox.TimeoutAction(s.cfg.DefaultTimeoutAction), EdgeWake: s.cfg.EdgeWake,
 		NetworkLog: s.netlog,
 	})
@@ -190,6 +200,8 @@ func (s *Server) startControl(ctx context.Context) error {
 	s.undo.push("stopping the control plane", svc.Stop)
 	return nil
 }
+
+func mebibytes(n int) int64 { return int64(n) << 20 }
 
 func (s *Server) startTemplates(ctx context.Context) error {
 	if err := s.host.PrepareTemplates(ctx, s.store); err != nil {

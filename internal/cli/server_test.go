@@ -61,6 +61,10 @@ func (h *memoryHost) Running(context.Context) ([]string, error) {
 	return ids, nil
 }
 
+func (h *memoryHost) Builder(context.Context, control.Store) (control.Builder, error) {
+	return nil, nil
+}
+
 func (h *memoryHost) PrepareTemplates(ctx context.Context, st control.Store) error {
 	now := time.Now().UTC()
 	return st.PutTemplate(ctx, &sandbox.Template{

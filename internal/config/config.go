@@ -46,17 +46,31 @@ type Config struct {
 	NetworkBandwidth    int           `key:"network-bandwidth" default:"0" min:"0" max:"30000" help:"Most one sandbox may send to the outside, and as much again receive from it, in Mbit/s. 0: no limit. What clients exchange with the sandbox through this server does not count."`
 	NetworkLogRetention time.Duration `key:"network-log-retention" default:"168h" min:"0s" max:"87600h" help:"How long rows of the network log are kept, as a duration such as 168h. 0s: as long as their sandbox."`
 	NetworkLogMaxRows   int           `key:"network-log-max-rows" default:"10000" min:"0" max:"10000000" help:"Rows of the network log kept for each sandbox, give or take a tenth; the oldest go first. 10000 take about 4 MB of the database. 0: no log is kept, and GET /sandboxes/{id}/network answers 400 not_supported."`
-	ExtraCAFiles        []string      `key:"extra-ca-files" default:"" help:"PEM files with certificates added to the trust store of the base image, for hosts behind a TLS-inspecting proxy. A change remakes the image." danger:"Whoever holds the keys of these certificates can read the TLS traffic of sandboxes."`
-	DebianMirror        string        `key:"debian-mirror" default:"" format:"url" optional:"true" help:"Debian mirror the base image is bootstrapped from. Empty: the one the host's apt uses."`
+	ExtraCAFiles        []string      `key:"extra-ca-files" default:"" help:"PEM files with certificates added to the trust store of every image, for hosts behind a TLS-inspecting proxy. A change remakes the image." danger:"Whoever holds the keys of these certificates can read the TLS traffic of sandboxes."`
+	DebianMirror        string        `key:"debian-mirror" default:"" format:"url" optional:"true" help:"Debian mirror the system templates are bootstrapped from. Empty: the one the host's apt uses."`
 
-	WarmPoolSize int `key:"warm-pool-size" default:"2" min:"0" max:"64" help:"Sandboxes of the base template kept restored and ready to be claimed, in sandboxes. 0 turns the pool off; each costs the memory of an idle sandbox."`
+	WarmPoolSize int `key:"warm-pool-size" default:"2" min:"0" max:"64" help:"Sandboxes of each system template, and of the teams' templates built last, kept restored and ready to be claimed, in sandboxes. 0 turns the pool off; each costs the memory of an idle sandbox."`
 	PIDsLimit    int `key:"pids-limit" default:"1024" min:"64" max:"65536" help:"Most processes and threads one sandbox may have, in tasks." danger:"A high value lets one sandbox eat the host's process table."`
 
-	SandboxQuota         int     `key:"sandbox-quota" default:"100" min:"1" max:"100000" help:"Most sandboxes one team may have at a time, paused and failed ones counted."`
-	RateLimit            float64 `key:"rate-limit" default:"50" min:"0.1" max:"100000" help:"Control-plane requests one team may make in the long run, in requests per second."`
-	RateBurst            int     `key:"rate-burst" default:"100" min:"1" max:"100000" help:"Control-plane requests one team may make at once before the rate limit slows it, in requests."`
-	DefaultTimeoutAction string  `key:"default-timeout-action" default:"delete" allowed:"delete|pause" help:"What timeout_seconds does when a create names no timeout_action." danger:"delete destroys the sandbox and its data."`
-	EdgeWake             bool    `key:"edge-wake" default:"true" help:"Whether a data-plane call wakes a paused sandbox; false answers 503 instead."`
+	SandboxQuota         int           `key:"sandbox-quota" default:"100" min:"1" max:"100000" help:"Most sandboxes one team may have at a time, paused and failed ones counted."`
+	TemplateQuota        int           `key:"template-quota" default:"100" min:"1" max:"100000" help:"Most templates one team may have."`
+	BuildQuota           int           `key:"build-quota" default:"10" min:"1" max:"1000" help:"Most template builds of one team that may wait or run at a time."`
+	BuildsAtOnce         int           `key:"builds-at-once" default:"2" min:"1" max:"64" help:"Template builds that run at a time; others wait."`
+	BuildTimeout         time.Duration `key:"build-timeout" default:"1h" min:"1s" max:"24h" help:"Longest that one template build may run, as a duration such as 1h."`
+	BuildCacheMax        int           `key:"build-cache-max" default:"10240" min:"0" max:"16777216" help:"Most bytes of saved build steps, in MiB; the least recently used go first. 0 saves none, and every build does all of its steps."`
+	LayerCacheMax        int           `key:"layer-cache-max" default:"10240" min:"0" max:"16777216" help:"Most bytes of downloaded image layers, in MiB; the least recently used go first."`
+	RegistryConfig       string        `key:"registry-config" default:"" help:"File with credentials for image registries, in the form of Docker's config.json. Empty: that of the account the server runs as." danger:"Every team's builds can pull what these credentials can read."`
+	SystemTemplates      []string      `key:"system-templates" default:"superserve/base,superserve/python-3.11,superserve/node-18,superserve/code-interpreter" help:"System templates to build at first start, in this order. The server is ready as soon as the first one is."`
+	TemplateMaxVCPU      int           `key:"template-max-vcpu" default:"4" min:"1" max:"256" help:"Most virtual CPUs a team's template may ask for, in CPUs."`
+	TemplateMaxMemory    int           `key:"template-max-memory" default:"4096" min:"256" max:"1048576" help:"Most memory a team's template may ask for, in MiB."`
+	TemplateMaxDisk      int           `key:"template-max-disk" default:"8192" min:"1024" max:"4194304" help:"Most disk a team's template may ask for, in MiB." danger:"Every sandbox of such a template can fill that much of the host's disk."`
+	BuildContextMax      int           `key:"build-context-max" default:"512" min:"1" max:"1048576" help:"Largest build context that is taken, in MiB."`
+	ImageUploadMax       int           `key:"image-upload-max" default:"8192" min:"1" max:"1048576" help:"Largest image archive that is taken, in MiB."`
+	UploadQuota          int           `key:"upload-quota" default:"20480" min:"1" max:"16777216" help:"Most bytes of build contexts and image archives kept for one team, in MiB. What no build names goes 24 hours after it was last sent."`
+	RateLimit            float64       `key:"rate-limit" default:"50" min:"0.1" max:"100000" help:"Control-plane requests one team may make in the long run, in requests per second."`
+	RateBurst            int           `key:"rate-burst" default:"100" min:"1" max:"100000" help:"Control-plane requests one team may make at once before the rate limit slows it, in requests."`
+	DefaultTimeoutAction string        `key:"default-timeout-action" default:"delete" allowed:"delete|pause" help:"What timeout_seconds does when a create names no timeout_action." danger:"delete destroys the sandbox and its data."`
+	EdgeWake             bool          `key:"edge-wake" default:"true" help:"Whether a data-plane call wakes a paused sandbox; false answers 503 instead."`
 
 	LogLevel      string        `key:"log-level" default:"info" allowed:"debug|info|warn|error" help:"Least severe messages that are logged."`
 	LogFormat     string        `key:"log-format" default:"text" allowed:"text|json" help:"Form of the log on standard error."`

@@ -82,6 +82,9 @@ func (s *Service) forgetOld(ctx context.Context) {
 	if err := s.collectUnused(ctx); err != nil && ctx.Err() == nil {
 		s.log.ErrorContext(ctx, "collecting unused snapshots", "error", err)
 	}
+	if err := s.forgetUploads(ctx); err != nil && ctx.Err() == nil {
+		s.log.ErrorContext(ctx, "forgetting old uploads", "error", err)
+	}
 }
 
 // checkRunning has every active sandbox that does not run looked at, in case its exit was never heard of. The look

@@ -64,7 +64,7 @@ func (s *Service) earlierUse(ctx context.Context, idem *IdempotencyKey) (*Idempo
 // that the earlier create has failed and its key is free again.
 func (s *Service) replay(ctx context.Context, idem, earlier *IdempotencyKey) (*sandbox.Sandbox, error) {
 	if earlier.BodyHash != idem.BodyHash {
-		return nil, sandbox.Errorf(sandbox.CodeConflict, "this Idempotency-Key was used with a different request body")
+		return nil, errKeyReused()
 	}
 	if err := s.awaitCreate(ctx, earlier.SandboxID); err != nil {
 		return nil, err

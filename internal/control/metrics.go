@@ -17,6 +17,8 @@ const (
 	OpResume Operation = "resume"
 	OpWake   Operation = "wake"
 	OpDelete Operation = "delete"
+	// OpTemplate is a request for a build, of a new template or an old one, not the build itself.
+	OpTemplate Operation = "template_build"
 )
 
 // Metrics is told of what the service does. Implementations must be safe for concurrent use and return at once.

@@ -48,7 +48,7 @@ type Store interface {
 	// SnapshotIDs lists all, so that files without a row can be found.
 	SnapshotIDs(ctx context.Context) ([]string, error)
 
-	// PutTemplate inserts or replaces by id.
+	// PutTemplate inserts or replaces a system template by id.
 	PutTemplate(ctx context.Context, t *sandbox.Template) error
 	Template(ctx context.Context, id string) (*sandbox.Template, error)
 	// TemplateByName finds a name among the team's and the system's templates.
@@ -57,6 +57,7 @@ type Store interface {
 	// TemplateCheckpointIDs lists the CheckpointID of every template of every team that has one: those are snapshots on
 	// the node too, and must not be taken for leftovers.
 	TemplateCheckpointIDs(ctx context.Context) ([]string, error)
+	BuildStore
 
 	InsertAPIKey(ctx context.Context, k *APIKey) error
 	// APIKeyByHash finds a key by the SHA-256 of its text, revoked and expired ones too.
@@ -96,7 +97,7 @@ type IdempotencyKey struct {
 	TeamID    string
 	Key       string
 	BodyHash  [32]byte
-	SandboxID string
+	SandboxID string // or of the build that it made
 	UsedAt    time.Time
 }
 

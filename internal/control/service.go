@@ -23,6 +23,9 @@ type Config struct {
 	Node   Node
 	Signer Signer
 
+	// Builder builds teams' templates; nil: this server builds none.
+	Builder Builder
+
 	Clock   Clock        // nil: the system's
 	Logger  *slog.Logger // nil: no log
 	Metrics Metrics      // nil: none
@@ -31,6 +34,11 @@ type Config struct {
 
 	// SandboxQuota is the largest number of sandboxes a team may have; 0: no limit.
 	SandboxQuota int
+	// Builds bounds a team's templates and running builds, TemplateLimits what its templates' sandboxes may have (zero:
+	// sandbox.DefaultTemplateLimits), Uploads what it sends for builds.
+	Builds         BuildQuota
+	TemplateLimits sandbox.Resources
+	Uploads        UploadLimits
 	// RatePerSecond is how many requests a second each team may make on average, RateBurst how many at once.
 	// RatePerSecond 0: no limit. RateBurst 0: as many as in one second, at least one.
 	RatePerSecond float64
@@ -59,6 +67,7 @@ type Service struct {
 	store   Store
 	node    Node
 	signer  Signer
+	builder Builder
 	clock   Clock
 	log     *slog.Logger
 	metrics Metrics
@@ -92,6 +101,12 @@ func New(cfg Config) (*Service, error) {
 	if cfg.OperationTimeout == 0 {
 		cfg.OperationTimeout = defaultOperationTimeout
 	}
+	if cfg.Builder == nil {
+		cfg.Builder = noBuilder{}
+	}
+	if cfg.TemplateLimits == (sandbox.Resources{}) {
+		cfg.TemplateLimits = sandbox.DefaultTemplateLimits()
+	}
 	if cfg.Clock == nil {
 		cfg.Clock = systemClock{}
 	}
@@ -105,7 +120,7 @@ func New(cfg Config) (*Service, error) {
 		cfg.NetworkLog = writtenElsewhere{}
 	}
 	return &Service{
-		store: cfg.Store, node: cfg.Node, signer: cfg.Signer, clock: cfg.Clock, log: cfg.Logger, metrics: cfg.Metrics, cfg: cfg,
+		store: cfg.Store, node: cfg.Node, signer: cfg.Signer, builder: cfg.Builder, clock: cfg.Clock, log: cfg.Logger, metrics: cfg.Metrics, cfg: cfg,
 		locks: newKeyedLocks(), tasks: newTaskQueue(cfg.Clock), touched: newTouchLog(),
 		limiter: newRateLimiter(cfg.Clock, cfg.RatePerSecond, cfg.RateBurst), life: newLifecycle(),
 	}, nil

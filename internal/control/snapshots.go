@@ -67,7 +67,7 @@ func (s *Service) collectUnused(ctx context.Context) error {
 	return nil
 }
 
-// discardStray removes bytes on the node that belong to no snapshot and no template. Only safe while nothing takes
+// discardStray removes bytes on the node that belong to no snapshot, no template and no build. Only safe while nothing takes
 // checkpoints: bytes are committed before their row. The node is asked first, so that a row stored meanwhile counts.
 func (s *Service) discardStray(ctx context.Context) error {
 	held, err := s.node.SnapshotIDs(ctx)
@@ -82,8 +82,13 @@ func (s *Service) discardStray(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("listing templates' checkpoints: %w", err)
 	}
+	building, err := s.builder.SnapshotIDs(ctx)
+	if err != nil {
+		return fmt.Errorf("listing builds' snapshots: %w", err)
+	}
+	known := slices.Concat(snapshots, checkpoints, building)
 	for _, id := range held {
-		if !slices.Contains(snapshots, id) && !slices.Contains(checkpoints, id) {
+		if !slices.Contains(known, id) {
 			s.log.InfoContext(ctx, "removing a snapshot that a crash has left", "snapshot", id)
 			s.discard(ctx, id)
 		}

@@ -31,7 +31,7 @@ func (s *Service) resolveSource(ctx context.Context, p Principal, req *CreateReq
 	if err != nil {
 		return source{}, err
 	}
-	if err := templateReady(t); err != nil {
+	if err := s.templateReady(t); err != nil {
 		return source{}, err
 	}
 	return source{templateID: t.ID, resources: t.Resources, checkpointID: t.CheckpointID}, nil
@@ -46,21 +46,6 @@ func (s *Service) fromSnapshot(ctx context.Context, p Principal, id string) (sou
 		return source{}, sandbox.ErrNotFound("snapshot")
 	}
 	return source{templateID: snap.TemplateID, resources: snap.Resources, snapshotID: id, checkpointID: id}, nil
-}
-
-// templateReady says why sandboxes cannot be made from a template now.
-func templateReady(t *sandbox.Template) error {
-	switch t.Status {
-	case sandbox.TemplateReady:
-		if t.CheckpointID != "" {
-			return nil
-		}
-	case sandbox.TemplateFailed:
-		return sandbox.Errorf(sandbox.CodeConflict, "template %s could not be built: %s", t.Name, t.ErrorMessage)
-	case sandbox.TemplatePending:
-		return sandbox.Errorf(sandbox.CodeConflict, "template %s is not ready: its build has not begun; try again when it is ready", t.Name)
-	}
-	return sandbox.Errorf(sandbox.CodeConflict, "template %s is not ready: it is being built; try again when it is ready", t.Name)
 }
 
 // startSpec is what the node needs to start sb from checkpointID. It is made before anything is changed, so that what

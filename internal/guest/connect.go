@@ -83,7 +83,7 @@ func (s *Server) sessionCommand(req *guestapi.Connect) (*command, error) {
 		}
 		req.Env = withTerminalType(req.Env)
 	}
-	c, err := s.completeCommand(&req.ExecRequest)
+	c, err := s.completeCommand(&req.ExecRequest, lookupListed)
 	if err != nil {
 		return nil, err
 	}

@@ -42,7 +42,7 @@ func (s *Server) readCommand(w http.ResponseWriter, r *http.Request) (*command, 
 	if err := validateExec(&req); err != nil {
 		return nil, err
 	}
-	return s.completeCommand(&req)
+	return s.completeCommand(&req, lookupListed)
 }
 
 // validateExec checks what needs no look at the sandbox.
@@ -82,14 +82,14 @@ func validateEnv(env map[string]string) error {
 	return nil
 }
 
-// completeCommand applies the defaults of Init.
-func (s *Server) completeCommand(req *guestapi.ExecRequest) (*command, error) {
+// completeCommand applies the defaults of Init. find finds the user that the request names.
+func (s *Server) completeCommand(req *guestapi.ExecRequest, find func(string) (*account, error)) (*command, error) {
 	id := s.identity.Load()
 	name := req.User
 	if name == "" {
-		name = id.user
+		name, find = id.user, lookupUser
 	}
-	user, err := lookupUser(name)
+	user, err := find(name)
 	if err != nil {
 		return nil, err
 	}

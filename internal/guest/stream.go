@@ -22,6 +22,10 @@ func (s *Server) execStream(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
+	return s.stream(w, r, c)
+}
+
+func (s *Server) stream(w http.ResponseWriter, r *http.Request, c *command) error {
 	ex, err := s.start(c)
 	if err != nil {
 		return err

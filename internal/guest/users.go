@@ -27,25 +27,47 @@ type account struct {
 	shell    string
 }
 
-// lookupUser finds a user by name, then by number; "" is root.
-func lookupUser(nameOrUID string) (*account, error) {
+// lookupUser finds the user of "user" or "user:group", each a name or else a number; "" is root. A group that is named
+// takes the place of all the user's own. A number need not be in the files: images name such users.
+func lookupUser(spec string) (*account, error) { return lookup(spec, unlisted) }
+
+// lookupListed is lookupUser for a call of a client, where a number that is in no file is more likely a mistake.
+func lookupListed(spec string) (*account, error) {
+	return lookup(spec, func(name string) (*account, error) {
+		if name == "root" || name == "0" {
+			return unlisted(name)
+		}
+		return nil, badRequest("user %q is unknown", name)
+	})
+}
+
+// lookup finds a user; one that is in no file is other's to make.
+func lookup(spec string, other func(name string) (*account, error)) (*account, error) {
+	name, groupName, hasGroup := strings.Cut(spec, ":")
+	a, err := lookupName(name, other)
+	if err != nil || !hasGroup {
+		return a, err
+	}
+	gid, ok := lookupGroup(groupName)
+	if !ok {
+		return nil, badRequest("group %q is unknown", groupName)
+	}
+	a.gid, a.groups = gid, nil
+	return a, nil
+}
+
+func lookupName(nameOrUID string, other func(string) (*account, error)) (*account, error) {
 	if nameOrUID == "" {
 		nameOrUID = "root"
 	}
 	passwd, err := os.Open(passwdPath)
 	if err != nil {
-		if nameOrUID == "root" || nameOrUID == "0" {
-			return &account{name: "root", home: "/root", shell: shellPath}, nil // an image without users still has root
-		}
-		return nil, badRequest("user %q is unknown", nameOrUID)
+		return other(nameOrUID)
 	}
 	defer closeRead(passwd)
 	a := findAccount(passwd, nameOrUID)
 	if a == nil {
-		if nameOrUID == "root" || nameOrUID == "0" {
-			return &account{name: "root", home: "/root", shell: shellPath}, nil
-		}
-		return nil, badRequest("user %q is unknown", nameOrUID)
+		return other(nameOrUID)
 	}
 	group, err := os.Open(groupPath)
 	if err != nil {
@@ -54,6 +76,37 @@ func lookupUser(nameOrUID string) (*account, error) {
 	defer closeRead(group)
 	a.groups = findGroups(group, a.name, a.gid)
 	return a, nil
+}
+
+// unlisted is a user that no file names: root, which every image has, or a number.
+func unlisted(nameOrUID string) (*account, error) {
+	if nameOrUID == "root" || nameOrUID == "0" {
+		return &account{name: "root", home: "/root", shell: shellPath}, nil
+	}
+	uid, err := strconv.ParseUint(nameOrUID, 10, 31)
+	if err != nil {
+		return nil, badRequest("user %q is unknown", nameOrUID)
+	}
+	return &account{name: nameOrUID, uid: uint32(uid), home: "/", shell: shellPath}, nil
+}
+
+// lookupGroup finds a group by name, then by number, which need not be in the file.
+func lookupGroup(nameOrGID string) (gid uint32, ok bool) {
+	if group, err := os.Open(groupPath); err == nil {
+		defer closeRead(group)
+		lines := bufio.NewScanner(io.LimitReader(group, maxUserFile))
+		for lines.Scan() {
+			f := strings.Split(lines.Text(), ":")
+			if len(f) != 4 || f[0] != nameOrGID || f[0] == "" {
+				continue
+			}
+			if id, err := strconv.ParseUint(f[2], 10, 32); err == nil {
+				return uint32(id), true
+			}
+		}
+	}
+	id, err := strconv.ParseUint(nameOrGID, 10, 31)
+	return uint32(id), err == nil
 }
 
 // findAccount reads a passwd file; nil when no line fits. A name wins over a number.

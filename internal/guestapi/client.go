@@ -10,6 +10,7 @@ import (
 	"net"
 	"net/http"
 	"net/netip"
+	"net/url"
 	"strconv"
 	"time"
 )
@@ -107,6 +108,11 @@ func (c *Client) Relieve(ctx context.Context, memoryMiB int) (Relief, error) {
 	return r, err
 }
 
+// Stat asks for the file at an absolute path, also one that is a symbolic link to nowhere: a StatusError with 404 when there is none.
+func (c *Client) Stat(ctx context.Context, path string) error {
+	return c.call(ctx, http.MethodGet, "/files/stat?"+url.Values{"path": {path}}.Encode(), nil, nil)
+}
+
 // WaitReady returns as soon as the agent answers Health, or with the latest failure when ctx ends (after 30 s without
 // a deadline). A wrong secret ends it at once: waiting mends nothing there.
 func (c *Client) WaitReady(ctx context.Context) error {
@@ -185,9 +191,7 @@ func (c *Client) exchange(ctx context.Context, transport *http.Transport, method
 		return fmt.Errorf("the agent's answer is larger than %d bytes", maxAnswer)
 	}
 	if answer.StatusCode > 299 {
-		var e ErrorBody
-		_ = json.Unmarshal(b, &e) // whatever it is, the status says enough
-		return &StatusError{Status: answer.StatusCode, Code: e.Error.Code, Message: e.Error.Message}
+		return statusError(answer.StatusCode, b)
 	}
 	if out == nil {
 		return nil

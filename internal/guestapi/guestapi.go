@@ -29,7 +29,31 @@ const (
 	// RelievePath: POST with the query MemoryParam, answers Relief. Kills the process with the most resident memory, boxd
 	// excepted.
 	RelievePath = HostPrefix + "relieve"
+	// ExportPath: GET with the query path, answers the tree there as a tar of application/x-tar: regular files,
+	// directories, links, devices and FIFOs with owners, modes, times and extended attributes, names without the leading
+	// slash. What is mounted below is left out but for its mount point. An error on the way breaks the connection off.
+	// With KeptParam, a file that is as it was in the image comes without its contents and attributes, of size 0 and with
+	// the PAX record KeptRecord; only for runtimes where a file's device number tells.
+	ExportPath = HostPrefix + "export"
+	// UnpackPath: POST a tar with the queries path and OwnerParam, answers FileWritten. As POST /files with format=tar, but
+	// everything made belongs to the given owner. An empty body is an empty tar: only the directory is made then.
+	UnpackPath = HostPrefix + "unpack"
+	// RunPath: POST ExecRequest, answers the events of POST /exec/stream. Here user may also be "user:group", and a number
+	// that is in no file of the sandbox.
+	RunPath = HostPrefix + "run"
+	// StartPath: POST ExecRequest, answers the events of POST /exec/stream, but the command is a session (wire section 3):
+	// it has no timeout unless one is named and goes on when the host stops listening.
+	StartPath = HostPrefix + "start"
 )
+
+// KeptParam is set to anything, and KeptRecord a PAX record that is set to anything, as ExportPath says.
+const (
+	KeptParam  = "kept"
+	KeptRecord = "SUPERSERVE.kept"
+)
+
+// OwnerParam is "user" or "user:group", names or numbers, in the query of UnpackPath; absent: root.
+const OwnerParam = "owner"
 
 // MemoryParam is the sandbox's memory in MiB, in the query of RelievePath: when its processes have less than half of it
 // together, none is killed, since then the memory is already being freed. Absent: no such bound.

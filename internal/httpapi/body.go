@@ -19,8 +19,9 @@ const (
 	bodyTimeout = 30 * time.Second
 )
 
-// readJSON reads the whole body, checks that it is exactly one JSON value in UTF-8, and leaves it to be read again.
-func readJSON(w http.ResponseWriter, r *http.Request) ([]byte, error) {
+// readJSON reads the whole body, checks that it is exactly one JSON value in UTF-8, and leaves it to be read again. One
+// that is empty is nil where it is optional.
+func readJSON(w http.ResponseWriter, r *http.Request, optional bool) ([]byte, error) {
 	control := http.NewResponseController(w)
 	// A writer without deadlines, as in tests, only lacks the protection against slow bodies.
 	_ = control.SetReadDeadline(time.Now().Add(bodyTimeout))
@@ -32,7 +33,10 @@ func readJSON(w http.ResponseWriter, r *http.Request) ([]byte, error) {
 		return nil, &sandbox.Error{Code: sandbox.CodeBadRequest, Message: "the request body could not be read", Cause: err}
 	}
 	_ = control.SetReadDeadline(time.Time{})
-	if len(bytes.TrimSpace(body)) == 0 {
+	if empty := len(bytes.TrimSpace(body)) == 0; empty && optional {
+		r.Body = http.NoBody
+		return nil, nil
+	} else if empty {
 		return nil, badRequest("the request body is empty; it must be a JSON object")
 	}
 	if !utf8.Valid(body) {

@@ -3,6 +3,7 @@ package httpapi
 import (
 	"time"
 
+	"github.com/superserve/superserve/internal/control"
 	"github.com/superserve/superserve/internal/httpapi/gen"
 	"github.com/superserve/superserve/internal/sandbox"
 )
@@ -54,9 +55,40 @@ func toTemplate(t *sandbox.Template) gen.Template {
 		ID: t.ID, TeamID: t.TeamID, Name: t.Name, Status: gen.TemplateStatus(t.Status),
 		Vcpu: t.Resources.VCPU, MemoryMib: t.Resources.MemoryMiB, DiskMib: t.Resources.DiskMiB,
 		SizeBytes: t.SizeBytes, ErrorMessage: t.ErrorMessage, CreatedAt: timestamp(t.CreatedAt), BuiltAt: timestampOrEmpty(t.BuiltAt),
+		LatestBuildID: t.LatestBuildID,
 	}
 	if out.TeamID == "" {
 		out.TeamID = nilID
 	}
 	return out
+}
+
+func toCreatedTemplate(t *sandbox.Template, buildID string) gen.CreatedTemplate {
+	out := toTemplate(t)
+	return gen.CreatedTemplate{
+		ID: out.ID, TeamID: out.TeamID, Name: out.Name, Status: out.Status, Vcpu: out.Vcpu, MemoryMib: out.MemoryMib, DiskMib: out.DiskMib,
+		SizeBytes: out.SizeBytes, ErrorMessage: out.ErrorMessage, CreatedAt: out.CreatedAt, BuiltAt: out.BuiltAt,
+		LatestBuildID: out.LatestBuildID, BuildID: buildID,
+	}
+}
+
+func toBuild(b *sandbox.Build) gen.Build {
+	return gen.Build{
+		ID: b.ID, TemplateID: b.TemplateID, Status: gen.BuildStatus(b.Status), BuildSpecHash: b.SpecHash, SourceDigest: b.SourceDigest,
+		ErrorMessage: b.ErrorMessage, CreatedAt: timestamp(b.CreatedAt),
+		StartedAt: timestampOrEmpty(b.StartedAt), FinalizedAt: timestampOrEmpty(b.FinalizedAt),
+	}
+}
+
+// logEvent is the description's BuildLogEvent; streams are not generated.
+type logEvent struct {
+	Timestamp string              `json:"timestamp"`
+	Stream    control.LogStream   `json:"stream"`
+	Text      string              `json:"text"`
+	Finished  bool                `json:"finished,omitempty"`
+	Status    sandbox.BuildStatus `json:"status,omitempty"`
+}
+
+func toLogEvent(e control.LogEvent) logEvent {
+	return logEvent{Timestamp: timestamp(e.Time), Stream: e.Stream, Text: e.Text, Finished: e.Finished, Status: e.Status}
 }

@@ -78,6 +78,9 @@ func notSupported(field string) error {
 type fields struct {
 	raw map[string]json.RawMessage
 	err error
+	// parent is the object this one is in, nil for the body itself; prefix says where it is in the body.
+	parent *fields
+	prefix string
 }
 
 // newFields takes the object apart. body has been checked to be valid JSON.
@@ -94,6 +97,10 @@ func (f *fields) dropNulls() {
 }
 
 func (f *fields) fail(format string, args ...any) {
+	if f.parent != nil {
+		f.parent.fail(format, args...)
+		return
+	}
 	if f.err == nil {
 		f.err = badRequest(format, args...)
 	}
@@ -106,7 +113,7 @@ func (f *fields) str(name string) string {
 	}
 	s, ok := asString(raw)
 	if !ok {
-		f.fail("%s must be a string", name)
+		f.fail("%s must be a string", f.prefix+name)
 	}
 	return s
 }
@@ -126,8 +133,10 @@ func (f *fields) integer(name string) *int {
 		return nil
 	}
 	n, ok := asInteger(raw)
-	if !ok {
-		f.fail("%s must be an integer from %d to %d", name, numberLimits()[name].lowest, numberLimits()[name].highest)
+	if limits, known := numberLimits()[name]; !ok && known {
+		f.fail("%s must be an integer from %d to %d", name, limits.lowest, limits.highest)
+	} else if !ok {
+		f.fail("%s must be an integer", name)
 	}
 	return &n
 }

@@ -26,7 +26,7 @@ func statusOf(code sandbox.Code) int {
 		return http.StatusConflict
 	case sandbox.CodeTooLarge:
 		return http.StatusRequestEntityTooLarge
-	case sandbox.CodeRateLimited, sandbox.CodeTooManySandboxes:
+	case sandbox.CodeRateLimited, sandbox.CodeTooManySandboxes, sandbox.CodeTooManyTemplates, sandbox.CodeTooManyBuilds:
 		return http.StatusTooManyRequests
 	case sandbox.CodeUnavailable:
 		return http.StatusServiceUnavailable

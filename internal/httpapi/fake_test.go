@@ -23,6 +23,7 @@ import (
 )
 
 const (
+	buildID     = "77777777-2222-4333-8444-555555555555"
 	sandboxID   = "3c90c3cc-0d44-4b50-8888-8dd25736052a"
 	templateID  = "11111111-2222-4333-8444-555555555555"
 	snapshotID  = "99999999-2222-4333-8444-555555555555"
@@ -51,6 +52,13 @@ type fakeService struct {
 	asked    []string
 	prefix   string
 	nameOrID string
+
+	template control.TemplateRequest
+	build    control.BuildRequest
+	same     bool // a rebuild finds a running build
+	limit    int
+	follow   control.FollowLog
+	upload   []byte
 }
 
 var who = control.Principal{TeamID: "team-1", KeyID: "key-1"}

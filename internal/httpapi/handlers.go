@@ -45,12 +45,8 @@ func (h handlers) CreateSandbox(ctx context.Context, _ gen.CreateSandboxRequestO
 	if err != nil {
 		return nil, err
 	}
-	if keys, given := info.header["Idempotency-Key"]; given {
-		req.IdempotencyKey = keys[0]
-		if err := sandbox.ValidateIdempotencyKey(req.IdempotencyKey); err != nil {
-			return nil, err
-		}
-		req.BodyHash = sha256.Sum256(info.body)
+	if req.IdempotencyKey, req.BodyHash, err = info.idempotency(""); err != nil {
+		return nil, err
 	}
 	sb, err := h.s.service.CreateSandbox(ctx, info.who, req)
 	if err != nil {
@@ -194,26 +190,14 @@ func (h handlers) ActivateSandbox(ctx context.Context, req gen.ActivateSandboxRe
 	return gen.ActivateSandbox200JSONResponse(out), err
 }
 
-// ListTemplates reads the templates that the team can use.
-func (h handlers) ListTemplates(ctx context.Context, req gen.ListTemplatesRequestObject) (gen.ListTemplatesResponseObject, error) {
-	templates, err := h.s.service.ListTemplates(ctx, infoOf(ctx).who, req.Params.NamePrefix)
-	if err != nil {
-		return nil, err
+// idempotency is the value of Idempotency-Key, "" without one, and with it what tells a repeated request from another
+// one: the body, and call, which is "" for the creation of a sandbox.
+func (i *requestInfo) idempotency(call string) (key string, bodyHash [32]byte, err error) {
+	keys, given := i.header["Idempotency-Key"]
+	if !given {
+		return "", bodyHash, nil
 	}
-	out := gen.ListTemplates200JSONResponse{}
-	for _, t := range templates {
-		out = append(out, toTemplate(t))
-	}
-	return out, nil
-}
-
-// GetTemplate finds by name or id.
-func (h handlers) GetTemplate(ctx context.Context, req gen.GetTemplateRequestObject) (gen.GetTemplateResponseObject, error) {
-	t, err := h.s.service.GetTemplate(ctx, infoOf(ctx).who, req.ID)
-	if err != nil {
-		return nil, err
-	}
-	return gen.GetTemplate200JSONResponse(toTemplate(t)), nil
+	return keys[0], sha256.Sum256(append([]byte(call), i.body...)), sandbox.ValidateIdempotencyKey(keys[0])
 }
 
 // single is the shape of answers with one sandbox.

@@ -48,6 +48,9 @@ func New(cfg Config) http.Handler {
 	})
 	s.mux.HandleFunc("POST /sandboxes/{id}/exec", s.exec("/exec"))
 	s.mux.HandleFunc("POST /sandboxes/{id}/exec/stream", s.exec("/exec/stream"))
+	s.mux.HandleFunc("POST /templates/contexts", s.upload(sandbox.UploadContext))
+	s.mux.HandleFunc("POST /templates/images", s.upload(sandbox.UploadImage))
+	s.mux.HandleFunc("GET /templates/{id}/builds/{build_id}/logs", s.followBuildLog)
 	return s.observe(s.serve)
 }
 
@@ -67,9 +70,15 @@ func (s *server) serve(w http.ResponseWriter, r *http.Request) {
 // public says which routes need no API key. Every other one does, so that a new route can't be forgotten.
 func public(pattern string) bool { return pattern == "GET /health" || pattern == "GET /ready" }
 
-// hasJSONBody says which routes read a JSON body, which is then in memory.
-func hasJSONBody(pattern string) bool {
-	return pattern == "POST /sandboxes" || pattern == "PATCH /sandboxes/{id}"
+// hasJSONBody says which routes read a JSON body, which is then in memory, and of which it may be missing.
+func hasJSONBody(pattern string) (has, optional bool) {
+	switch pattern {
+	case "POST /sandboxes", "PATCH /sandboxes/{id}", "POST /templates":
+		return true, false
+	case "POST /templates/{id}/builds":
+		return true, true
+	}
+	return false, false
 }
 
 // control serves the control plane: route, credentials, rate, body, handler.
@@ -104,8 +113,8 @@ func (s *server) control(w http.ResponseWriter, r *http.Request) error {
 	if info.query, err = parseQuery(r.URL.RawQuery); err != nil {
 		return err
 	}
-	if hasJSONBody(pattern) {
-		if info.body, err = readJSON(w, r); err != nil {
+	if has, optional := hasJSONBody(pattern); has {
+		if info.body, err = readJSON(w, r, optional); err != nil {
 			return err
 		}
 	}

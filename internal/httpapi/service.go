@@ -2,6 +2,7 @@ package httpapi
 
 import (
 	"context"
+	"io"
 	"log/slog"
 	"net/http"
 
@@ -31,6 +32,16 @@ type Service interface {
 
 	ListTemplates(ctx context.Context, p control.Principal, namePrefix string) ([]*sandbox.Template, error)
 	GetTemplate(ctx context.Context, p control.Principal, nameOrID string) (*sandbox.Template, error)
+	CreateTemplate(ctx context.Context, p control.Principal, req control.TemplateRequest) (*sandbox.Template, *sandbox.Build, error)
+	DeleteTemplate(ctx context.Context, p control.Principal, nameOrID string) error
+	// RebuildTemplate says with created false that the build was there already.
+	RebuildTemplate(ctx context.Context, p control.Principal, nameOrID string, req control.BuildRequest) (b *sandbox.Build, created bool, err error)
+	GetBuild(ctx context.Context, p control.Principal, nameOrID, buildID string) (*sandbox.Build, error)
+	ListBuilds(ctx context.Context, p control.Principal, nameOrID string, limit int) ([]*sandbox.Build, error)
+	CancelBuild(ctx context.Context, p control.Principal, nameOrID, buildID string) error
+	// BuildLogs finds a log; follow emits it until the build is over, emit fails or its ctx ends.
+	BuildLogs(ctx context.Context, p control.Principal, nameOrID, buildID string) (follow control.FollowLog, err error)
+	PutUpload(ctx context.Context, p control.Principal, kind sandbox.UploadKind, r io.Reader) (*sandbox.Upload, error)
 }
 
 // Edge is the data plane; *edge.Edge is one. An error of Serve or ServeTeam means that nothing has been written.

@@ -49,18 +49,21 @@ func (s *Store) Bootstrap(ctx context.Context, d Definition, report func(Progres
 	return im, s.sweep()
 }
 
-// build makes the image in a directory below .build, which the caller sweeps.
+// build makes the image in a directory of its own.
 func (s *Store) build(ctx context.Context, d Definition, hash string, report func(Progress)) (Image, error) {
-	work, err := os.MkdirTemp(filepath.Join(s.dir, buildDir), "build-")
+	w, err := s.newWork()
 	if err != nil {
 		return Image{}, &BuildError{Step: stepBootstrap, Err: err}
 	}
-	rootfs, tmp, out := filepath.Join(work, "rootfs"), filepath.Join(work, "tmp"), filepath.Join(work, "out")
-	for _, dir := range []string{tmp, out, filepath.Join(out, mountDir)} {
-		if err := os.Mkdir(dir, 0o755); err != nil {
-			return Image{}, &BuildError{Step: stepBootstrap, Err: err}
-		}
+	im, err := s.buildIn(ctx, w, d, hash, report)
+	if err := errors.Join(err, w.remove()); err != nil {
+		return Image{}, err
 	}
+	return im, nil
+}
+
+func (s *Store) buildIn(ctx context.Context, w *work, d Definition, hash string, report func(Progress)) (Image, error) {
+	rootfs, tmp := w.rootfs(), w.tmp()
 	report(Progress{Step: stepBootstrap})
 	if err := s.debootstrap(ctx, d, rootfs, tmp, report); err != nil {
 		return Image{}, err
@@ -79,11 +82,11 @@ func (s *Store) build(ctx context.Context, d Definition, hash string, report fun
 		return Image{}, &BuildError{Step: stepFix, Err: err}
 	}
 	report(Progress{Step: stepPack})
-	if err := pack(ctx, rootfs, filepath.Join(out, imageFile), tmp); err != nil {
+	if err := pack(ctx, rootfs, filepath.Join(w.out(), imageFile), tmp); err != nil {
 		return Image{}, err
 	}
 	report(Progress{Step: stepCommit})
-	im, err := s.commit(out, hash)
+	im, err := s.commit(w.out(), hash, nil)
 	if err != nil {
 		return Image{}, &BuildError{Step: stepCommit, Err: err}
 	}
@@ -129,12 +132,20 @@ func unreachable(output []string) bool {
 }
 
 // commit names the finished image by its content and makes it appear in the store.
-func (s *Store) commit(out, hash string) (Image, error) {
+func (s *Store) commit(out, hash string, origin *Origin) (Image, error) {
 	id, size, err := digest(filepath.Join(out, imageFile))
 	if err != nil {
 		return Image{}, fmt.Errorf("reading the image back: %w", err)
 	}
+	unlock, err := s.lockCommit()
+	if err != nil {
+		return Image{}, err
+	}
+	defer unlock()
 	if im, err := s.Image(id); err == nil {
+		if hash == "" || slices.Contains(im.SourceHashes, hash) {
+			return im, nil
+		}
 		im.SourceHashes = append(im.SourceHashes, hash)
 		return im, writeMeta(filepath.Join(s.dir, id), im)
 	}
@@ -142,7 +153,10 @@ func (s *Store) commit(out, hash string) (Image, error) {
 	if err := removeTree(filepath.Join(s.dir, id)); err != nil {
 		return Image{}, err
 	}
-	im := Image{ID: id, SizeBytes: size, BuiltAt: time.Now().UTC().Truncate(time.Millisecond), SourceHashes: []string{hash}}
+	im := Image{ID: id, SizeBytes: size, BuiltAt: time.Now().UTC().Truncate(time.Millisecond), Origin: origin}
+	if hash != "" {
+		im.SourceHashes = []string{hash}
+	}
 	if err := writeMeta(out, im); err != nil {
 		return Image{}, fmt.Errorf("writing the image's record: %w", err)
 	}

@@ -12,6 +12,8 @@ import (
 type rootFile struct {
 	name, content string
 	mode          fs.FileMode
+	// onlyIf is what an image from elsewhere must have to get the file; empty means every image.
+	onlyIf string
 }
 
 // rootFiles are written over whatever the bootstrap left, which came from the host in part.
@@ -19,17 +21,17 @@ func rootFiles() []rootFile {
 	return []rootFile{
 		// The node sends every packet for port 53 to its own resolver, so any address outside the sandbox's link works. A
 		// regular file: a link into /run would be empty without an init.
-		{"etc/resolv.conf", "nameserver 169.254.1.53\n", 0o644},
-		{"etc/hostname", "sandbox\n", 0o644},
-		{"etc/hosts", "127.0.0.1\tlocalhost\n127.0.1.1\tsandbox\n::1\tlocalhost ip6-localhost ip6-loopback\n", 0o644},
+		{"etc/resolv.conf", "nameserver 169.254.1.53\n", 0o644, ""},
+		{"etc/hostname", "sandbox\n", 0o644, ""},
+		{"etc/hosts", "127.0.0.1\tlocalhost\n127.0.1.1\tsandbox\n::1\tlocalhost ip6-localhost ip6-loopback\n", 0o644, ""},
 		// Empty: an id in the image would be shared by all sandboxes.
-		{"etc/machine-id", "", 0o444},
+		{"etc/machine-id", "", 0o444, "etc/machine-id"},
 		// There is no init to start a service with; 101 tells packages not to try.
-		{"usr/sbin/policy-rc.d", "#!/bin/sh\nexit 101\n", 0o755},
+		{"usr/sbin/policy-rc.d", "#!/bin/sh\nexit 101\n", 0o755, "etc/dpkg"},
 		// A sandbox's disk survives by checkpoints, not by fsync, which costs dpkg most of its time.
-		{"etc/dpkg/dpkg.cfg.d/90superserve", "force-unsafe-io\n", 0o644},
+		{"etc/dpkg/dpkg.cfg.d/90superserve", "force-unsafe-io\n", 0o644, "etc/dpkg/dpkg.cfg.d"},
 		// Translated descriptions double the size of the package lists; a retry hides a passing fault of a mirror.
-		{"etc/apt/apt.conf.d/90superserve", "Acquire::Languages \"none\";\nAcquire::Retries \"3\";\n", 0o644},
+		{"etc/apt/apt.conf.d/90superserve", "Acquire::Languages \"none\";\nAcquire::Retries \"3\";\n", 0o644, "etc/apt/apt.conf.d"},
 	}
 }
 
@@ -37,17 +39,19 @@ func rootFiles() []rootFile {
 type rootDir struct {
 	name string
 	mode fs.FileMode
+	// mountPoint says that something is mounted on it at every start.
+	mountPoint bool
 }
 
 func rootDirs() []rootDir {
 	return []rootDir{
-		{"proc", 0o555}, {"sys", 0o555}, {"run", 0o755},
-		{"dev", 0o755}, {"dev/pts", 0o755}, {"dev/shm", 0o777 | fs.ModeSticky},
-		{"tmp", 0o777 | fs.ModeSticky},
+		{"proc", 0o555, true}, {"sys", 0o555, true}, {"run", 0o755, false},
+		{"dev", 0o755, true}, {"dev/pts", 0o755, true}, {"dev/shm", 0o777 | fs.ModeSticky, true},
+		{"tmp", 0o777 | fs.ModeSticky, true},
 		// gVisor mounts a tmpfs in memory over a /tmp that is empty: files there would eat memory and escape the disk quota.
-		{"tmp/.X11-unix", 0o777 | fs.ModeSticky},
-		{".superserve", 0o755}, // the agent is mounted here
-		{"home", 0o755}, {"home/user", 0o755},
+		{"tmp/.X11-unix", 0o777 | fs.ModeSticky, false},
+		{".superserve", 0o755, true}, // the agent is mounted here
+		{"home", 0o755, false}, {"home/user", 0o755, false},
 	}
 }
 

@@ -30,6 +30,18 @@ func (s *Store) tryLock() (unlock func(), err error) {
 	return func() { _ = f.Close() }, nil
 }
 
+// lockCommit waits for the right to put images into the store, which is never held for long.
+func (s *Store) lockCommit() (unlock func(), err error) {
+	f, err := os.Open(s.dir)
+	if err != nil {
+		return nil, err
+	}
+	if err := unix.Flock(int(f.Fd()), unix.LOCK_EX); err != nil {
+		return nil, errors.Join(fmt.Errorf("locking: %w", err), f.Close())
+	}
+	return func() { _ = f.Close() }, nil
+}
+
 // lock waits for the lock until ctx ends. It polls, since a blocking flock could not be cancelled.
 func (s *Store) lock(ctx context.Context) (unlock func(), err error) {
 	tick := time.NewTicker(100 * time.Millisecond)

@@ -33,11 +33,11 @@ func TestProgressOfMmdebstrap(t *testing.T) {
 		p.line(line)
 	}
 	want := []Progress{
-		{"fetching package lists", 0, 0},
-		{"downloading packages", 0, 0}, {"downloading packages", 0, 2}, {"downloading packages", 1, 2}, {"downloading packages", 2, 2},
-		{"extracting packages", 0, 0}, {"installing essential packages", 0, 0},
-		{"installing packages", 0, 0}, {"installing packages", 0, 3}, {"installing packages", 1, 3},
-		{"installing packages", 2, 3}, {"installing packages", 3, 3}, {"cleaning up", 0, 0},
+		{"fetching package lists", 0, 0, false},
+		{"downloading packages", 0, 0, false}, {"downloading packages", 0, 2, false}, {"downloading packages", 1, 2, false}, {"downloading packages", 2, 2, false},
+		{"extracting packages", 0, 0, false}, {"installing essential packages", 0, 0, false},
+		{"installing packages", 0, 0, false}, {"installing packages", 0, 3, false}, {"installing packages", 1, 3, false},
+		{"installing packages", 2, 3, false}, {"installing packages", 3, 3, false}, {"cleaning up", 0, 0, false},
 	}
 	if !slices.Equal(got, want) {
 		t.Errorf("got  %v\nwant %v", got, want)

@@ -9,8 +9,10 @@ import (
 type Progress struct {
 	// Step is what is being done now, for people, such as "downloading packages".
 	Step string
-	// Done of Total within the step; Total is 0 when the step has no count.
+	// Done of Total within the step; Total is 0 when the step has no count, or one without a known end.
 	Done, Total int
+	// Bytes says that Done and Total are bytes.
+	Bytes bool
 }
 
 // The steps that are ours; the others come from phases.
@@ -21,6 +23,9 @@ const (
 	stepPack      = "packing the image"
 	stepCommit    = "storing the image"
 	stepWait      = "waiting for another build"
+	stepResolve   = "asking the registry"
+	stepDownload  = "downloading layers"
+	stepUnpack    = "unpacking"
 )
 
 // debootstrapProgress follows the output of mmdebstrap --verbose: its own "I:" lines name the phase, and the lines of

@@ -35,7 +35,12 @@ type Options struct {
 	// ExtraCAFiles are PEM files whose certificates are added to the trust store of every image, for hosts behind a
 	// proxy that inspects TLS.
 	ExtraCAFiles []string
-	Logger       *slog.Logger // default: slog.Default()
+	// RegistryConfig is a file in the form of docker's config.json with credentials for registries; empty means none. It
+	// is read at each pull.
+	RegistryConfig string
+	// Limits bound what an image may take.
+	Limits Limits
+	Logger *slog.Logger // default: slog.Default()
 }
 
 // Store is a directory of images. All methods may be called at the same time, and several processes may share one
@@ -46,6 +51,8 @@ type Store struct {
 	cas  []certificate
 	// mounting makes the check whether an image is mounted and the mount one step.
 	mounting sync.Mutex
+	// alone keeps two pulls from making the same image at a time.
+	alone alone
 }
 
 // Image is one image in the store.
@@ -57,6 +64,8 @@ type Image struct {
 	// SourceHashes are the hashes of what it was made from, as SourceHash gives them: several when different sources
 	// gave the same bytes.
 	SourceHashes []string `json:"source_hashes"`
+	// Origin is where it came from, when that was a registry or an archive.
+	Origin *Origin `json:"origin,omitempty"`
 }
 
 // Open opens the store in dir, making it when there is none, and removes what a killed build left there. It fails when
@@ -72,8 +81,11 @@ func Open(dir string, opts Options) (*Store, error) {
 	if err != nil {
 		return nil, err
 	}
-	if err := os.MkdirAll(filepath.Join(dir, buildDir), 0o755); err != nil {
-		return nil, fmt.Errorf("making the image directory: %w", err)
+	opts.Limits = opts.Limits.withDefaults()
+	for _, sub := range []string{buildDir, layersDir} {
+		if err := os.MkdirAll(filepath.Join(dir, sub), 0o755); err != nil {
+			return nil, fmt.Errorf("making the image directory: %w", err)
+		}
 	}
 	// The kernel's mount table names real paths.
 	if dir, err = filepath.Abs(dir); err == nil {

@@ -34,7 +34,7 @@ func addImage(t *testing.T, s *Store, hash, content string) Image {
 	if err := pack(t.Context(), fakeRoot(t, content), filepath.Join(out, imageFile), t.TempDir()); err != nil {
 		t.Fatalf("%v\n(apt install erofs-utils)", err)
 	}
-	im, err := s.commit(out, hash)
+	im, err := s.commit(out, hash, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -107,8 +107,8 @@ func TestStoreSameBytesFromTwoSources(t *testing.T) {
 		}
 		out[i] = dir
 	}
-	one, err1 := s.commit(out[0], "h1")
-	two, err2 := s.commit(out[1], "h2")
+	one, err1 := s.commit(out[0], "h1", nil)
+	two, err2 := s.commit(out[1], "h2", nil)
 	if err := errors.Join(err1, err2); err != nil {
 		t.Fatal(err)
 	}
@@ -138,7 +138,7 @@ func TestDamagedImageIsBuiltAgain(t *testing.T) {
 		if err := os.WriteFile(filepath.Join(out, imageFile), data, 0o644); err != nil {
 			t.Fatal(err)
 		}
-		im, err := s.commit(out, "h")
+		im, err := s.commit(out, "h", nil)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -192,18 +192,30 @@ func TestSweep(t *testing.T) {
 func TestSweepLeavesABuildUnderWay(t *testing.T) {
 	dir := t.TempDir()
 	s := openStore(t, dir, Options{})
-	unlock, err := s.tryLock()
+	busy, err := s.newWork()
 	if err != nil {
 		t.Fatal(err)
 	}
-	busy := filepath.Join(s.dir, buildDir, "build-1")
-	if err := os.Mkdir(busy, 0o755); err != nil {
+	openStore(t, dir, Options{})
+	if _, err := os.Stat(busy.out()); err != nil {
+		t.Errorf("Open removed the build of another process: %v", err)
+	}
+	if err := busy.lock.Close(); err != nil { // as when its process ends
+		t.Fatal(err)
+	}
+	openStore(t, dir, Options{})
+	if _, err := os.Stat(busy.dir); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("Open left the build of a process that is gone: %v", err)
+	}
+}
+
+func TestOneBootstrapAtATime(t *testing.T) {
+	dir := t.TempDir()
+	unlock, err := openStore(t, dir, Options{}).tryLock()
+	if err != nil {
 		t.Fatal(err)
 	}
 	other := openStore(t, dir, Options{})
-	if _, err := os.Stat(busy); err != nil {
-		t.Errorf("Open removed the build of another process: %v", err)
-	}
 	ctx, cancel := context.WithTimeout(t.Context(), 300*time.Millisecond)
 	defer cancel()
 	if _, err := other.lock(ctx); !errors.Is(err, context.DeadlineExceeded) {

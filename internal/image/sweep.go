@@ -11,7 +11,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// sweepUnlessBusy sweeps, unless another process has a build under way.
+// sweepUnlessBusy sweeps, unless another process bootstraps.
 func (s *Store) sweepUnlessBusy() error {
 	unlock, err := s.tryLock()
 	if errors.Is(err, errBusy) {
@@ -24,7 +24,8 @@ func (s *Store) sweepUnlessBusy() error {
 	return s.sweep()
 }
 
-// sweep removes everything below the build directory, and images without a record. The caller holds the lock.
+// sweep removes what builds that are over left below the build directory, and images without a record. The caller holds
+// the lock.
 func (s *Store) sweep() error {
 	build := filepath.Join(s.dir, buildDir)
 	left, err := os.ReadDir(build)
@@ -32,7 +33,7 @@ func (s *Store) sweep() error {
 		return err
 	}
 	for _, e := range left {
-		if err := removeTree(filepath.Join(build, e.Name())); err != nil {
+		if err := sweepWork(filepath.Join(build, e.Name())); err != nil {
 			return err
 		}
 	}
@@ -54,6 +55,19 @@ func (s *Store) sweep() error {
 		}
 	}
 	return nil
+}
+
+// sweepWork removes the directory of a build, unless it is under way.
+func sweepWork(dir string) error {
+	lock, err := lockDir(dir)
+	if errors.Is(err, errBusy) || errors.Is(err, os.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	defer lock.Close()
+	return removeTree(dir)
 }
 
 // removeTree removes a directory, after unmounting all that is mounted in it. It refuses to remove anything while a

@@ -143,10 +143,27 @@ func (m *Metrics) WarmStart(hit bool) {
 
 // WatchSandboxes has every scrape ask count how many sandboxes are in each state. Called once.
 func (m *Metrics) WatchSandboxes(count func(context.Context) (map[sandbox.State]int, error)) {
-	m.registry.MustRegister(&stateCollector{
+	m.registry.MustRegister(&countCollector[sandbox.State]{
 		count: count,
 		desc: prometheus.NewDesc("superserve_sandboxes", "Sandboxes of all teams by state.",
 			[]string{"state"}, nil),
+		all: []sandbox.State{
+			sandbox.StateCreating, sandbox.StateActive, sandbox.StatePausing, sandbox.StatePaused,
+			sandbox.StateResuming, sandbox.StateFailed, sandbox.StateDeleting,
+		},
+	})
+}
+
+// WatchBuilds has every scrape ask count how many template builds have each status. Called once.
+func (m *Metrics) WatchBuilds(count func(context.Context) (map[sandbox.BuildStatus]int, error)) {
+	m.registry.MustRegister(&countCollector[sandbox.BuildStatus]{
+		count: count,
+		desc: prometheus.NewDesc("superserve_template_builds", "Template builds of all teams that are kept, by status.",
+			[]string{"status"}, nil),
+		all: []sandbox.BuildStatus{
+			sandbox.BuildPending, sandbox.BuildBuilding, sandbox.BuildSnapshotting,
+			sandbox.BuildReady, sandbox.BuildFailed, sandbox.BuildCancelled,
+		},
 	})
 }
 
@@ -160,17 +177,18 @@ func (m *Metrics) WatchCounter(name, help string, read func() float64) {
 	m.registry.MustRegister(prometheus.NewCounterFunc(prometheus.CounterOpts{Name: "superserve_" + name, Help: help}, read))
 }
 
-// stateCollector asks at scrape time, so that the numbers cannot drift from the store.
-type stateCollector struct {
-	count func(context.Context) (map[sandbox.State]int, error)
+// countCollector asks at scrape time, so that the numbers cannot drift from the store.
+type countCollector[K ~string] struct {
+	count func(context.Context) (map[K]int, error)
 	desc  *prometheus.Desc
+	all   []K
 }
 
 // Describe implements prometheus.Collector.
-func (c *stateCollector) Describe(ch chan<- *prometheus.Desc) { ch <- c.desc }
+func (c *countCollector[K]) Describe(ch chan<- *prometheus.Desc) { ch <- c.desc }
 
-// Collect implements prometheus.Collector. States without a sandbox are reported as 0, so that graphs have no gaps.
-func (c *stateCollector) Collect(ch chan<- prometheus.Metric) {
+// Collect implements prometheus.Collector. What there is none of is reported as 0, so that graphs have no gaps.
+func (c *countCollector[K]) Collect(ch chan<- prometheus.Metric) {
 	ctx, cancel := context.WithTimeout(context.Background(), countTimeout)
 	defer cancel()
 	counts, err := c.count(ctx)
@@ -178,10 +196,7 @@ func (c *stateCollector) Collect(ch chan<- prometheus.Metric) {
 		ch <- prometheus.NewInvalidMetric(c.desc, err)
 		return
 	}
-	for _, s := range []sandbox.State{
-		sandbox.StateCreating, sandbox.StateActive, sandbox.StatePausing, sandbox.StatePaused,
-		sandbox.StateResuming, sandbox.StateFailed, sandbox.StateDeleting,
-	} {
-		ch <- prometheus.MustNewConstMetric(c.desc, prometheus.GaugeValue, float64(counts[s]), string(s))
+	for _, key := range c.all {
+		ch <- prometheus.MustNewConstMetric(c.desc, prometheus.GaugeValue, float64(counts[key]), string(key))
 	}
 }

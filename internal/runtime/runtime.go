@@ -29,6 +29,9 @@ type Info struct {
 	Version string
 	// LiveCheckpoint: Checkpoint leaves the instance running when asked to.
 	LiveCheckpoint bool
+	// FileOrigin: inside, a file that is as it was in the root image has another device number than one that was made or
+	// changed.
+	FileOrigin bool
 	// MemoryLimit, CPULimit, PIDLimit, DiskLimit: whether the resource is really limited.
 	MemoryLimit, CPULimit, PIDLimit, DiskLimit bool
 }

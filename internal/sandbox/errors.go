@@ -21,6 +21,8 @@ const (
 	CodeTooLarge         Code = "too_large"
 	CodeRateLimited      Code = "rate_limited"
 	CodeTooManySandboxes Code = "too_many_sandboxes"
+	CodeTooManyTemplates Code = "too_many_templates"
+	CodeTooManyBuilds    Code = "too_many_builds"
 	CodeInternal         Code = "internal_error"
 	CodeUnavailable      Code = "unavailable"
 	CodeStorageFull      Code = "sandbox_storage_full"

@@ -17,6 +17,9 @@ const (
 )
 
 // Template is something sandboxes are made from: a root image and a checkpoint with the agent up.
+//
+// A system template's status is its own. A team's follows from its builds: ready as soon as one was, because a failed or
+// running build leaves the one before in service; else pending or building while a build is; else failed.
 type Template struct {
 	ID           string // UUID
 	TeamID       string // "" for a system template
@@ -27,6 +30,8 @@ type Template struct {
 	ErrorMessage string // "<code>: detail" when failed
 	CreatedAt    time.Time
 	BuiltAt      *time.Time
+	// LatestBuildID is the build asked for last, whatever became of it; "" for a system template.
+	LatestBuildID string
 	// ImageID names the root image and CheckpointID the snapshot taken with the agent up; both "" until ready.
 	ImageID      string
 	CheckpointID string

@@ -166,7 +166,7 @@ func validEnvName(name string) bool {
 
 // ValidTemplateName says whether a template may be called this (wire section 4).
 func ValidTemplateName(name string) bool {
-	if name == "" || len(name) > 128 {
+	if name == "" || len(name) > MaxTemplateNameBytes {
 		return false
 	}
 	for i := range len(name) {

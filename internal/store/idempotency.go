@@ -41,9 +41,10 @@ func usedKey(ctx context.Context, q querier, teamID, key string) (*control.Idemp
 	return &k, nil
 }
 
-func rememberKey(ctx context.Context, tx *sql.Tx, sb *sandbox.Sandbox, k *control.IdempotencyKey) error {
+// rememberKey notes what the key has made: a sandbox or a build.
+func rememberKey(ctx context.Context, tx *sql.Tx, teamID, madeID string, k *control.IdempotencyKey) error {
 	_, err := exec(ctx, tx, `INSERT INTO idempotency_keys (team_id, key, body_hash, sandbox_id, used_at) VALUES ($1, $2, $3, $4, $5)`,
-		sb.TeamID, []byte(k.Key), k.BodyHash[:], sb.ID, micros(k.UsedAt))
+		teamID, []byte(k.Key), k.BodyHash[:], madeID, micros(k.UsedAt))
 	if err != nil {
 		return fmt.Errorf("remembering the idempotency key: %w", err)
 	}

@@ -44,7 +44,7 @@ func TestOpenRefusesNewerSchema(t *testing.T) {
 		if err == nil {
 			t.Fatal("a database with schema version 9001 was opened")
 		}
-		for _, part := range []string{"schema version 9001", "only up to", "newer superserve"} {
+		for _, part := range []string{"schema version 9001", "only up to ", "newer superserve"} {
 			if !strings.Contains(err.Error(), part) {
 				t.Errorf("the error does not say %q: %v", part, err)
 			}

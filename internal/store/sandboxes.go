@@ -25,7 +25,7 @@ func (s *Store) InsertSandbox(ctx context.Context, sb *sandbox.Sandbox, quota in
 			if err != nil || earlier != nil {
 				return err
 			}
-			if err := rememberKey(ctx, tx, sb, idem); err != nil {
+			if err := rememberKey(ctx, tx, sb.TeamID, sb.ID, idem); err != nil {
 				return err
 			}
 		}
@@ -176,22 +176,27 @@ func (s *Store) DueSandboxes(ctx context.Context, now time.Time, limit int) (due
 
 // CountByState counts sandboxes of all teams. A state without any is absent.
 func (s *Store) CountByState(ctx context.Context) (map[sandbox.State]int, error) {
-	rows, err := s.read.QueryContext(ctx, `SELECT state, count(*) FROM sandboxes GROUP BY state`)
+	return countBy[sandbox.State](ctx, s.read, "sandboxes", `SELECT state, count(*) FROM sandboxes GROUP BY state`)
+}
+
+// countBy reads a query's two columns, a key and how many there are of it.
+func countBy[K ~string](ctx context.Context, q querier, what, query string) (map[K]int, error) {
+	rows, err := q.QueryContext(ctx, query)
 	if err != nil {
-		return nil, wrap(err, "counting sandboxes")
+		return nil, wrap(err, "counting "+what)
 	}
 	defer rows.Close()
-	counts := map[sandbox.State]int{}
+	counts := map[K]int{}
 	for rows.Next() {
-		var state sandbox.State
+		var key K
 		var n int
-		if err := rows.Scan(&state, &n); err != nil {
-			return nil, wrap(err, "counting sandboxes")
+		if err := rows.Scan(&key, &n); err != nil {
+			return nil, wrap(err, "counting "+what)
 		}
-		counts[state] = n
+		counts[key] = n
 	}
 	if err := rows.Err(); err != nil {
-		return nil, wrap(err, "counting sandboxes")
+		return nil, wrap(err, "counting "+what)
 	}
 	return counts, nil
 }

@@ -37,7 +37,7 @@ func (m *Manager) load(ctx context.Context, t *managed) error {
 		return err
 	}
 	m.mu.Lock()
-	t.record, t.inService = rec, usable
+	t.id, t.record, t.inService = row.ID, rec, usable
 	m.mu.Unlock()
 	m.retire(ctx, t)
 	if !usable && row.Status == sandbox.TemplateReady {
@@ -45,6 +45,20 @@ func (m *Manager) load(ctx context.Context, t *managed) error {
 		return m.putBuilding(ctx, t)
 	}
 	return nil
+}
+
+// setAside makes sure that a template which is not built does not look as if it were going to be.
+func (m *Manager) setAside(ctx context.Context, name string) error {
+	row, err := m.cfg.Store.TemplateByName(ctx, "", name)
+	if sandbox.CodeOf(err) == sandbox.CodeNotFound {
+		return nil
+	}
+	if err != nil || row.Status == sandbox.TemplateReady || row.Status == sandbox.TemplateFailed {
+		return err
+	}
+	row.Status = sandbox.TemplateFailed
+	row.ErrorMessage = (&BuildError{Code: BuildFailed, Detail: "this server is set not to build it (setting system-templates)"}).message()
+	return m.cfg.Store.PutTemplate(ctx, row)
 }
 
 // usable says whether sandboxes can be made from the row as it is, be it up to date or not.
@@ -95,10 +109,11 @@ func (m *Manager) bringUp(ctx context.Context, t *managed) error {
 			return err
 		}
 	}
-	im, err := m.cfg.Images.Bootstrap(ctx, t.def, func(p image.Progress) { m.setProgress(t, p) })
+	im, release, err := m.image(ctx, t)
 	if err != nil {
 		return imageError(err)
 	}
+	defer release()
 	if _, err := m.cfg.Images.Mount(ctx, im.ID); err != nil {
 		return &BuildError{Code: BuildFailed, Detail: "mounting the image failed; the server's log has the details", Err: err}
 	}
@@ -122,6 +137,24 @@ func (m *Manager) bringUp(ctx context.Context, t *managed) error {
 	m.cfg.Logger.Info("template in service", "template", t.def.Name, "image", im.ID, "checkpoint", made,
 		"replaced", wasInService, "took", time.Since(started).Round(time.Millisecond))
 	return nil
+}
+
+// image makes the template's image or finds it, and holds it.
+func (m *Manager) image(ctx context.Context, t *managed) (image.Image, func(), error) {
+	for {
+		im, err := m.cfg.Images.Bootstrap(ctx, t.def, func(p image.Progress) { m.setProgress(t, p) })
+		if err != nil {
+			return image.Image{}, nil, err
+		}
+		release := m.cfg.Held.Hold(im.ID)
+		if _, err := m.cfg.Images.Image(im.ID); err == nil {
+			return im, release, nil
+		}
+		release() // it was removed before it was held
+		if ctx.Err() != nil {
+			return image.Image{}, nil, ctx.Err()
+		}
+	}
 }
 
 // takeCheckpoint notes a new checkpoint in the record and makes it.

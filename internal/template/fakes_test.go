@@ -177,7 +177,7 @@ func definition(name string) image.Definition {
 func (w *world) start(t *testing.T, change func(*Config)) *Manager {
 	t.Helper()
 	cfg := Config{
-		Store: w, Images: w, Checkpointer: w, Snapshots: w, Dir: w.dir, RuntimeVersion: "runtime-1",
+		Store: w, Images: w, Checkpointer: w, Snapshots: w, Held: &Held{}, Dir: w.dir, RuntimeVersion: "runtime-1",
 		Definitions: []image.Definition{definition(sandbox.DefaultTemplate)},
 		Logger:      slog.New(slog.NewTextHandler(io.Discard, nil)),
 	}

@@ -21,6 +21,10 @@ type Config struct {
 	Snapshots    Snapshots
 	// Definitions are the system templates, built in this order.
 	Definitions []image.Definition
+	// Unwanted are names of system templates that are not built. One that is there and ready stays in service as it is.
+	Unwanted []string
+	// Held keeps an image until there is a checkpoint of it; required.
+	Held *Held
 	// RuntimeVersion is runtime.Info.Version: a checkpoint made by another version is remade.
 	RuntimeVersion string
 	// Dir is where the records are kept: <data>/templates.
@@ -38,8 +42,9 @@ type Config struct {
 	Grace time.Duration
 }
 
-// Waiting is something the server can't do yet, for GET /ready.
+// Waiting is a template that can't be used yet.
 type Waiting struct {
+	Name        string `json:"-"`    // of the template
 	What        string `json:"what"` // "template superserve/base"
 	Step        string `json:"step"` // what is being done, for people
 	Done, Total int    // within the step; Total 0: not known
@@ -67,6 +72,7 @@ type managed struct {
 	due      time.Time // of the next attempt
 
 	// Guarded by Manager.mu:
+	id        string // of the row
 	record    record
 	inService bool
 	progress  image.Progress
@@ -109,6 +115,11 @@ func (m *Manager) Start(ctx context.Context) error {
 			return fmt.Errorf("template %s: %w", t.def.Name, err)
 		}
 	}
+	for _, name := range m.cfg.Unwanted {
+		if err := m.setAside(ctx, name); err != nil {
+			return fmt.Errorf("template %s: %w", name, err)
+		}
+	}
 	m.announce()
 	work, cancel := context.WithCancel(context.WithoutCancel(ctx))
 	m.cancel, m.done = cancel, make(chan struct{})
@@ -147,10 +158,26 @@ func (m *Manager) Progress() []Waiting {
 	for _, t := range m.templates {
 		if !t.inService {
 			p := t.progress
-			waiting = append(waiting, Waiting{What: "template " + t.def.Name, Step: p.Step, Done: p.Done, Total: p.Total})
+			waiting = append(waiting, Waiting{Name: t.def.Name, What: "template " + t.def.Name, Step: p.Step, Done: p.Done, Total: p.Total})
 		}
 	}
 	return waiting
+}
+
+// ProgressOf says how far a template is that is not in service, for people; "" for one that is, or is not known.
+func (m *Manager) ProgressOf(templateID string) string {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	for _, t := range m.templates {
+		if t.inService || t.id != templateID {
+			continue
+		}
+		if p := t.progress; p.Total > 0 {
+			return fmt.Sprintf("%s, %d of %d", p.Step, p.Done, p.Total)
+		}
+		return t.progress.Step
+	}
+	return ""
 }
 
 // Checkpoints lists the snapshots that are the Manager's: in service, under way, or waiting to be removed. They have
@@ -213,7 +240,7 @@ func (m *Manager) failed(ctx context.Context, t *managed, err error) {
 	t.due = time.Now().Add(wait)
 	m.cfg.Logger.Error("building a template failed", "template", t.def.Name, "attempt", t.failures, "next_in", wait, "error", err)
 
-	message := clientMessage(err)
+	message := ClientMessage(err)
 	m.setProgress(t, image.Progress{Step: fmt.Sprintf("failed, next try in %s: %s", wait, message)})
 	if t.inService {
 		return // the old one goes on serving
@@ -225,10 +252,16 @@ func (m *Manager) failed(ctx context.Context, t *managed, err error) {
 	}
 }
 
-// clientMessage is the error_message for an error: "<code>: detail".
-func clientMessage(err error) string {
+// ClientMessage is the error_message for an error: "<code>: detail".
+func ClientMessage(err error) string {
 	if e, ok := errors.AsType[*BuildError](err); ok {
 		return e.message()
+	}
+	if e, ok := errors.AsType[*image.Error](err); ok {
+		return (&BuildError{Code: Code(e.Code), Detail: e.Detail}).message()
+	}
+	if e, ok := errors.AsType[*image.BuildError](err); ok {
+		return (&BuildError{Code: BuildFailed, Detail: e.Public()}).message()
 	}
 	return (&BuildError{Code: BuildFailed, Detail: "building failed; the server's log has the details"}).message()
 }

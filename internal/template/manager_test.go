@@ -23,7 +23,7 @@ func TestFirstStart(t *testing.T) {
 		}
 		m := w.start(t, nil)
 		synctest.Wait()
-		want := []Waiting{{What: "template superserve/base", Step: "downloading packages", Done: 3, Total: 9}}
+		want := []Waiting{{Name: "superserve/base", What: "template superserve/base", Step: "downloading packages", Done: 3, Total: 9}}
 		if got := m.Progress(); !slices.Equal(got, want) {
 			t.Errorf("progress %+v, want %+v", got, want)
 		}
@@ -256,7 +256,7 @@ func TestFailureMessages(t *testing.T) {
 			})
 		})
 	}
-	if got := clientMessage(&BuildError{Code: BootFailed, Detail: strings.Repeat("x", 5000)}); len(got) > 1000 {
+	if got := ClientMessage(&BuildError{Code: BootFailed, Detail: strings.Repeat("x", 5000)}); len(got) > 1000 {
 		t.Errorf("a message of %d bytes", len(got))
 	}
 }
@@ -339,4 +339,79 @@ func TestStopWithoutStart(t *testing.T) {
 	if err := New(Config{}).Stop(t.Context()); err != nil {
 		t.Error(err)
 	}
+}
+
+// TestUnwanted: what is not to be built says so, and what was built before goes on serving.
+func TestUnwanted(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t)
+		ready := sandbox.Template{ID: sandbox.NewID(), Name: "superserve/ready", Status: sandbox.TemplateReady, CheckpointID: sandbox.NewID()}
+		half := sandbox.Template{ID: sandbox.NewID(), Name: "superserve/half", Status: sandbox.TemplateBuilding}
+		w.rows[ready.ID], w.rows[half.ID] = ready, half
+		m := w.start(t, func(c *Config) { c.Unwanted = []string{"superserve/ready", "superserve/half", "superserve/never"} })
+		<-m.Ready()
+		if got := w.rows[ready.ID]; got.Status != sandbox.TemplateReady {
+			t.Errorf("the ready one is %s", got.Status)
+		}
+		if got := w.rows[half.ID]; got.Status != sandbox.TemplateFailed || !strings.Contains(got.ErrorMessage, "system-templates") {
+			t.Errorf("the half built one is %s %q", got.Status, got.ErrorMessage)
+		}
+		if len(w.rows) != 3 {
+			t.Errorf("%d rows", len(w.rows))
+		}
+	})
+}
+
+func TestProgressOf(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w, release := newWorld(t), make(chan struct{})
+		w.onBootstrap = func(_ context.Context, report func(image.Progress)) error {
+			report(image.Progress{Step: "installing packages", Done: 3, Total: 310})
+			<-release
+			return nil
+		}
+		m := w.start(t, nil)
+		synctest.Wait()
+		id := w.row(t).ID
+		if got := m.ProgressOf(id); got != "installing packages, 3 of 310" || m.ProgressOf(sandbox.NewID()) != "" {
+			t.Errorf("progress %q, of another %q", got, m.ProgressOf(sandbox.NewID()))
+		}
+		close(release)
+		<-m.Ready()
+		if got := m.ProgressOf(id); got != "" {
+			t.Errorf("in service: %q", got)
+		}
+	})
+}
+
+// TestImageIsHeldUntilItsCheckpoint: one that is removed before it is held is made again.
+func TestImageIsHeldUntilItsCheckpoint(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w, held, taken := newWorld(t), &Held{}, 0
+		collect := func() {
+			if err := held.Collect(func(isHeld func(string) bool) error {
+				w.mu.Lock()
+				defer w.mu.Unlock()
+				for id := range w.images {
+					if !isHeld(id) {
+						delete(w.images, id)
+						taken++
+					}
+				}
+				return nil
+			}); err != nil {
+				t.Error(err)
+			}
+		}
+		w.onCheckpoint = func(context.Context, buildSpec) error { collect(); return nil }
+		m := w.start(t, func(c *Config) { c.Held = held })
+		<-m.Ready()
+		synctest.Wait()
+		if w.inService(t); taken != 0 {
+			t.Errorf("%d images were removed under the build", taken)
+		}
+		if collect(); taken != 1 {
+			t.Error("the image is still held")
+		}
+	})
 }

@@ -42,11 +42,14 @@ type Snapshots interface {
 // Code is the part of a template's error_message before the colon (wire section 4).
 type Code string
 
-// The codes that a system template can fail with.
+// The codes that a build can fail with, besides those of *image.Error.
 const (
-	BuildFailed    Code = "build_failed"
+	StepFailed     Code = "step_failed"
 	BootFailed     Code = "boot_failed"
 	SnapshotFailed Code = "snapshot_failed"
+	StartCmdFailed Code = "start_cmd_failed"
+	ReadyCmdFailed Code = "ready_cmd_failed"
+	BuildFailed    Code = "build_failed"
 )
 
 // BuildError is a failure with the words that clients may see.
@@ -67,7 +70,7 @@ func (e *BuildError) Error() string {
 // Unwrap gives the cause to errors.Is.
 func (e *BuildError) Unwrap() error { return e.Err }
 
-// message is the error_message of the template, at most 1000 bytes.
+// message is the error_message of the template or build, at most 1000 bytes.
 func (e *BuildError) message() string {
 	text := string(e.Code) + ": " + e.Detail
 	if len(text) > 1000 {

@@ -26,6 +26,8 @@ func allowed() map[string][]string {
 		"internal/servertls":    {},
 		"internal/guestapi":     {},
 		"internal/bundle":       {},
+		"internal/dockerfile":   {},
+		"internal/buildcontext": {},
 		"internal/durable":      {},
 		"internal/blob":         {"internal/sandbox"},
 		"internal/metrics":      {"internal/control", "internal/sandbox", "internal/token"},
@@ -43,6 +45,9 @@ func allowed() map[string][]string {
 		"internal/image":        {"internal/image", "internal/sandbox", "internal/durable"},
 		"internal/template":     {"internal/template", "internal/sandbox", "internal/image", "internal/durable"},
 		"internal/doctor":       {},
+		"internal/template/builder": {
+			"internal/template", "internal/control", "internal/token", "internal/sandbox", "internal/image", "internal/durable",
+		},
 		"internal/node":         nodeMayImport(),
 		"internal/cli":          {"*"},
 		"cmd/superserve":        {"*"},
@@ -65,7 +70,7 @@ func nodeMayImport() []string {
 
 // standardLibraryOnly lists packages that may use nothing but the standard library besides what allowed gives them.
 func standardLibraryOnly() []string {
-	return []string{"internal/sandbox", "internal/token", "internal/durable"}
+	return []string{"internal/sandbox", "internal/token", "internal/durable", "internal/dockerfile"}
 }
 
 // goPackage is the part of go list's answer that matters here.

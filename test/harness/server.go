@@ -13,6 +13,8 @@ import (
 	"os/exec"
 	"path/filepath"
 	"time"
+
+	"github.com/superserve/superserve/internal/sandbox"
 )
 
 const (
@@ -47,6 +49,8 @@ func New(cidr string, settings map[string]string) (*Server, error) {
 	s := &Server{Dir: dir, LogPath: filepath.Join(dir, "test.log"), Settings: map[string]string{
 		"DATA_DIR": filepath.Join(dir, "data"), "NETWORK_CIDR": cidr, "METRICS_LISTEN": FreeAddr(), "LISTEN": FreeAddr(),
 		"BOOTSTRAP_API_KEY": Key, "RATE_LIMIT": "10000", "RATE_BURST": "10000", "LOG_LEVEL": "debug",
+		// The others take minutes; a test that is about them names them.
+		"SYSTEM_TEMPLATES": sandbox.DefaultTemplate,
 	}}
 	for k, v := range settings {
 		s.Settings[k] = v

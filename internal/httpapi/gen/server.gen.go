@@ -11,10 +11,41 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"net/http"
 
 	"github.com/oapi-codegen/runtime"
 )
+
+// Defines values for BuildStatus.
+const (
+	BuildStatusBuilding     BuildStatus = "building"
+	BuildStatusCancelled    BuildStatus = "cancelled"
+	BuildStatusFailed       BuildStatus = "failed"
+	BuildStatusPending      BuildStatus = "pending"
+	BuildStatusReady        BuildStatus = "ready"
+	BuildStatusSnapshotting BuildStatus = "snapshotting"
+)
+
+// Valid indicates whether the value is a known member of the BuildStatus enum.
+func (e BuildStatus) Valid() bool {
+	switch e {
+	case BuildStatusBuilding:
+		return true
+	case BuildStatusCancelled:
+		return true
+	case BuildStatusFailed:
+		return true
+	case BuildStatusPending:
+		return true
+	case BuildStatusReady:
+		return true
+	case BuildStatusSnapshotting:
+		return true
+	default:
+		return false
+	}
+}
 
 // Defines values for HealthStatus.
 const (
@@ -154,8 +185,167 @@ func (e TimeoutAction) Valid() bool {
 	}
 }
 
+// Build defines model for Build.
+type Build struct {
+	// BuildSpecHash Identifies the build spec.
+	BuildSpecHash string `json:"build_spec_hash"`
+
+	// CreatedAt RFC 3339 in UTC, exactly three fractional digits.
+	//
+	// Example: 2026-01-02T15:04:05.000Z
+	CreatedAt Timestamp `json:"created_at"`
+
+	// ErrorMessage `<code>: detail` of one that failed or was cancelled. Codes: `bad_reference`, `unsupported_platform`,
+	// `image_pull_failed`, `image_unsafe`, `image_too_large`, `step_failed`, `boot_failed`, `snapshot_failed`,
+	// `start_cmd_failed`, `ready_cmd_failed`, `build_failed`.
+	ErrorMessage string `json:"error_message,omitempty"`
+
+	// FinalizedAt RFC 3339 in UTC, exactly three fractional digits.
+	//
+	// Example: 2026-01-02T15:04:05.000Z
+	FinalizedAt Timestamp `json:"finalized_at,omitempty"`
+
+	// ID Example: 3c90c3cc-0d44-4b50-8888-8dd25736052a
+	ID ID `json:"id"`
+
+	// SourceDigest The digest that `from` stood for, once it is known.
+	SourceDigest string `json:"source_digest,omitempty"`
+
+	// StartedAt RFC 3339 in UTC, exactly three fractional digits.
+	//
+	// Example: 2026-01-02T15:04:05.000Z
+	StartedAt Timestamp `json:"started_at,omitempty"`
+
+	// Status `pending`, `building` and `snapshotting` are followed by one of `ready`, `failed` and `cancelled`, which is final.
+	Status BuildStatus `json:"status"`
+
+	// TemplateID Example: 3c90c3cc-0d44-4b50-8888-8dd25736052a
+	TemplateID ID `json:"template_id"`
+}
+
+// BuildSpec What a template is made from: exactly one of `from` and `from_template`, then the steps in order, then the start
+// command. Each step's result is cached: a build begins after the longest run of steps that was done before.
+type BuildSpec struct {
+	// From An OCI image, such as `python:3.12-slim` or `registry.example.com/team/image@sha256:…`, for this server's
+	// platform; or `upload:sha256:…`, an image sent to `POST /templates/images`. Its environment, user and working
+	// directory are where the steps begin; its entry point and command are not used.
+	//
+	//
+	// Example: python:3.12-slim
+	From string `json:"from,omitempty"`
+
+	// FromTemplate Name or UUID of a ready template.
+	FromTemplate string `json:"from_template,omitempty"`
+
+	// ReadyCmd Run every 2 seconds, for at most 10 minutes, until it exits with 0; only then is the memory captured. At most
+	// 64 KiB.
+	ReadyCmd string `json:"ready_cmd,omitempty"`
+
+	// StartCmd Started by `/bin/sh -c` when all steps are done, and captured running: every sandbox comes up with it. At most
+	// 64 KiB.
+	StartCmd string      `json:"start_cmd,omitempty"`
+	Steps    []BuildStep `json:"steps,omitempty"`
+}
+
+// BuildStatus `pending`, `building` and `snapshotting` are followed by one of `ready`, `failed` and `cancelled`, which is final.
+type BuildStatus string
+
+// BuildStep Exactly one of these.
+type BuildStep struct {
+	// Copy Files of a build context, put into the image.
+	Copy CopyStep `json:"copy,omitempty"`
+
+	// Env A variable for later steps and for the sandboxes' commands.
+	Env EnvStep `json:"env,omitempty"`
+
+	// Run A command for `/bin/sh -c`, run by the current user in the current directory. At most 64 KiB.
+	Run string `json:"run,omitempty"`
+
+	// User Who runs later steps and the sandboxes' commands; made when there is none.
+	User UserStep `json:"user,omitempty"`
+
+	// Workdir Where later steps and the sandboxes' commands start; relative to the one before; made when there is none.
+	// Without `..` segments.
+	Workdir string `json:"workdir,omitempty"`
+}
+
+// CopyStep Files of a build context, put into the image.
+type CopyStep struct {
+	// Chown `user[:group]`, names or numbers. Default root.
+	Chown string `json:"chown,omitempty"`
+
+	// Context The digest that `POST /templates/contexts` answered.
+	Context string `json:"context"`
+
+	// Dst Absolute, or relative to the working directory. A directory when it ends in `/`, when there are several sources
+	// or one is a directory; else the file's name. Parents are made.
+	Dst string `json:"dst"`
+
+	// Src Paths in the context, without wildcards; `.` is all of it. Of a directory its contents are copied.
+	Src []string `json:"src"`
+}
+
+// CreateBuildRequest defines model for CreateBuildRequest.
+type CreateBuildRequest = json.RawMessage
+
 // CreateSandboxRequest defines model for CreateSandboxRequest.
 type CreateSandboxRequest = json.RawMessage
+
+// CreateTemplateRequest defines model for CreateTemplateRequest.
+type CreateTemplateRequest = json.RawMessage
+
+// CreatedTemplate defines model for CreatedTemplate.
+type CreatedTemplate struct {
+	// BuildID The build that was begun.
+	BuildID ID `json:"build_id"`
+
+	// BuiltAt RFC 3339 in UTC, exactly three fractional digits.
+	//
+	// Example: 2026-01-02T15:04:05.000Z
+	BuiltAt Timestamp `json:"built_at,omitempty"`
+
+	// CreatedAt RFC 3339 in UTC, exactly three fractional digits.
+	//
+	// Example: 2026-01-02T15:04:05.000Z
+	CreatedAt Timestamp `json:"created_at"`
+
+	// DiskMib Their writable disk, in MiB.
+	DiskMib int `json:"disk_mib"`
+
+	// ErrorMessage `<code>: detail`, codes as in Build; only when failed.
+	ErrorMessage string `json:"error_message,omitempty"`
+
+	// ID Example: 3c90c3cc-0d44-4b50-8888-8dd25736052a
+	ID ID `json:"id"`
+
+	// LatestBuildID The build asked for last; absent for a system template.
+	LatestBuildID ID `json:"latest_build_id,omitempty"`
+
+	// MemoryMib Their memory, in MiB.
+	MemoryMib int    `json:"memory_mib"`
+	Name      string `json:"name"`
+
+	// SizeBytes Size of the image and the captured memory, in bytes; absent until ready.
+	SizeBytes int64 `json:"size_bytes,omitempty"`
+
+	// Status `ready` as soon as one build was: sandboxes can be created, whatever becomes of later builds. Before that `pending`
+	// or `building` while a build is, `failed` when the latest one failed or was cancelled.
+	Status TemplateStatus `json:"status"`
+
+	// TeamID Its team; a system template has the nil UUID.
+	TeamID ID `json:"team_id"`
+
+	// Vcpu Virtual CPUs of its sandboxes.
+	Vcpu int `json:"vcpu"`
+}
+
+// EnvStep A variable for later steps and for the sandboxes' commands.
+type EnvStep struct {
+	// Expand Replace `${NAME}` by that variable's value at this step, and `$$` by a dollar sign.
+	Expand bool   `json:"expand,omitempty"`
+	Key    string `json:"key"`
+	Value  string `json:"value"`
+}
 
 // Error defines model for Error.
 type Error struct {
@@ -379,19 +569,25 @@ type Template struct {
 	// DiskMib Their writable disk, in MiB.
 	DiskMib int `json:"disk_mib"`
 
-	// ErrorMessage `<code>: detail`; only when failed.
+	// ErrorMessage `<code>: detail`, codes as in Build; only when failed.
 	ErrorMessage string `json:"error_message,omitempty"`
 
 	// ID Example: 3c90c3cc-0d44-4b50-8888-8dd25736052a
 	ID ID `json:"id"`
 
+	// LatestBuildID The build asked for last; absent for a system template.
+	LatestBuildID ID `json:"latest_build_id,omitempty"`
+
 	// MemoryMib Their memory, in MiB.
 	MemoryMib int    `json:"memory_mib"`
 	Name      string `json:"name"`
 
-	// SizeBytes Size of the image, in bytes; absent until ready.
-	SizeBytes int64          `json:"size_bytes,omitempty"`
-	Status    TemplateStatus `json:"status"`
+	// SizeBytes Size of the image and the captured memory, in bytes; absent until ready.
+	SizeBytes int64 `json:"size_bytes,omitempty"`
+
+	// Status `ready` as soon as one build was: sandboxes can be created, whatever becomes of later builds. Before that `pending`
+	// or `building` while a build is, `failed` when the latest one failed or was cancelled.
+	Status TemplateStatus `json:"status"`
 
 	// TeamID Its team; a system template has the nil UUID.
 	TeamID ID `json:"team_id"`
@@ -400,7 +596,8 @@ type Template struct {
 	Vcpu int `json:"vcpu"`
 }
 
-// TemplateStatus defines model for TemplateStatus.
+// TemplateStatus `ready` as soon as one build was: sandboxes can be created, whatever becomes of later builds. Before that `pending`
+// or `building` while a build is, `failed` when the latest one failed or was cancelled.
 type TemplateStatus string
 
 // TimeoutAction What `timeout_seconds` does. `delete`: a deadline from creation, in any status. `pause`: a cap on active time,
@@ -411,6 +608,15 @@ type TimeoutAction string
 //
 // Example: 2026-01-02T15:04:05.000Z
 type Timestamp = string
+
+// UserStep Who runs later steps and the sandboxes' commands; made when there is none.
+type UserStep struct {
+	// Name A name or a number.
+	Name string `json:"name"`
+
+	// Sudo It may run anything as root without a password.
+	Sudo bool `json:"sudo,omitempty"`
+}
 
 // Waiting defines model for Waiting.
 type Waiting struct {
@@ -427,6 +633,9 @@ type Waiting struct {
 	What string `json:"what"`
 }
 
+// BuildID defines model for BuildID.
+type BuildID = string
+
 // FilePath defines model for FilePath.
 type FilePath = string
 
@@ -436,11 +645,17 @@ type RoutingHeader = string
 // SandboxID defines model for SandboxID.
 type SandboxID = string
 
+// TemplateID defines model for TemplateID.
+type TemplateID = string
+
 // BadRequest defines model for BadRequest.
 type BadRequest = Error
 
 // Conflict defines model for Conflict.
 type Conflict = Error
+
+// Forbidden defines model for Forbidden.
+type Forbidden = Error
 
 // InternalError defines model for InternalError.
 type InternalError = Error
@@ -505,11 +720,37 @@ type ListTemplatesParams struct {
 	NamePrefix string `form:"name_prefix,omitempty" json:"name_prefix,omitempty"`
 }
 
+// CreateTemplateParams defines parameters for CreateTemplate.
+type CreateTemplateParams struct {
+	// IdempotencyKey Makes a retry safe, 1-255 characters. Remembered for 24 hours: the same key with the same body gives the
+	// build the first call made, with another body 409.
+	IdempotencyKey string `json:"Idempotency-Key,omitempty"`
+}
+
+// ListBuildsParams defines parameters for ListBuilds.
+type ListBuildsParams struct {
+	// Limit At most so many.
+	Limit *int `form:"limit,omitempty" json:"limit,omitempty"`
+}
+
+// CreateBuildParams defines parameters for CreateBuild.
+type CreateBuildParams struct {
+	// IdempotencyKey Makes a retry safe, 1-255 characters. Remembered for 24 hours: the same key with the same body gives the
+	// build the first call made, with another body 409.
+	IdempotencyKey string `json:"Idempotency-Key,omitempty"`
+}
+
 // CreateSandboxJSONRequestBody defines body for CreateSandbox for application/json ContentType.
 type CreateSandboxJSONRequestBody = CreateSandboxRequest
 
 // PatchSandboxJSONRequestBody defines body for PatchSandbox for application/json ContentType.
 type PatchSandboxJSONRequestBody = PatchSandboxRequest
+
+// CreateTemplateJSONRequestBody defines body for CreateTemplate for application/json ContentType.
+type CreateTemplateJSONRequestBody = CreateTemplateRequest
+
+// CreateBuildJSONRequestBody defines body for CreateBuild for application/json ContentType.
+type CreateBuildJSONRequestBody = CreateBuildRequest
 
 // ServerInterface represents all server handlers.
 type ServerInterface interface {
@@ -549,9 +790,27 @@ type ServerInterface interface {
 	// ListTemplates List templates
 	// (GET /templates)
 	ListTemplates(w http.ResponseWriter, r *http.Request, params ListTemplatesParams)
+	// CreateTemplate Make a template
+	// (POST /templates)
+	CreateTemplate(w http.ResponseWriter, r *http.Request, params CreateTemplateParams)
+	// DeleteTemplate Delete a template
+	// (DELETE /templates/{id})
+	DeleteTemplate(w http.ResponseWriter, r *http.Request, id TemplateID)
 	// GetTemplate Read a template
 	// (GET /templates/{id})
-	GetTemplate(w http.ResponseWriter, r *http.Request, id string)
+	GetTemplate(w http.ResponseWriter, r *http.Request, id TemplateID)
+	// ListBuilds List a template's builds
+	// (GET /templates/{id}/builds)
+	ListBuilds(w http.ResponseWriter, r *http.Request, id TemplateID, params ListBuildsParams)
+	// CreateBuild Build a template again
+	// (POST /templates/{id}/builds)
+	CreateBuild(w http.ResponseWriter, r *http.Request, id TemplateID, params CreateBuildParams)
+	// CancelBuild Cancel a build
+	// (DELETE /templates/{id}/builds/{build_id})
+	CancelBuild(w http.ResponseWriter, r *http.Request, id TemplateID, buildID BuildID)
+	// GetBuild Read a build
+	// (GET /templates/{id}/builds/{build_id})
+	GetBuild(w http.ResponseWriter, r *http.Request, id TemplateID, buildID BuildID)
 }
 
 // ServerInterfaceWrapper converts contexts to parameters.
@@ -961,6 +1220,73 @@ func (siw *ServerInterfaceWrapper) ListTemplates(w http.ResponseWriter, r *http.
 	handler.ServeHTTP(w, r)
 }
 
+// CreateTemplate operation middleware
+func (siw *ServerInterfaceWrapper) CreateTemplate(w http.ResponseWriter, r *http.Request) {
+
+	var err error
+	_ = err
+
+	// Parameter object where we will unmarshal all parameters from the context
+	var params CreateTemplateParams
+
+	headers := r.Header
+
+	// ------------- Optional header parameter "Idempotency-Key" -------------
+	if valueList, found := headers[http.CanonicalHeaderKey("Idempotency-Key")]; found {
+		var IdempotencyKey string
+		n := len(valueList)
+		if n != 1 {
+			siw.ErrorHandlerFunc(w, r, &TooManyValuesForParamError{ParamName: "Idempotency-Key", Count: n})
+			return
+		}
+
+		err = runtime.BindStyledParameterWithOptions("simple", "Idempotency-Key", valueList[0], &IdempotencyKey, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationHeader, Explode: false, Required: false, Type: "string", Format: ""})
+		if err != nil {
+			siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "Idempotency-Key", Err: err})
+			return
+		}
+
+		params.IdempotencyKey = IdempotencyKey
+
+	}
+
+	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		siw.Handler.CreateTemplate(w, r, params)
+	}))
+
+	for _, middleware := range siw.HandlerMiddlewares {
+		handler = middleware(handler)
+	}
+
+	handler.ServeHTTP(w, r)
+}
+
+// DeleteTemplate operation middleware
+func (siw *ServerInterfaceWrapper) DeleteTemplate(w http.ResponseWriter, r *http.Request) {
+
+	var err error
+	_ = err
+
+	// ------------- Path parameter "id" -------------
+	var id TemplateID
+
+	err = runtime.BindStyledParameterWithOptions("simple", "id", r.PathValue("id"), &id, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "", ValueIsUnescaped: true})
+	if err != nil {
+		siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "id", Err: err})
+		return
+	}
+
+	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		siw.Handler.DeleteTemplate(w, r, id)
+	}))
+
+	for _, middleware := range siw.HandlerMiddlewares {
+		handler = middleware(handler)
+	}
+
+	handler.ServeHTTP(w, r)
+}
+
 // GetTemplate operation middleware
 func (siw *ServerInterfaceWrapper) GetTemplate(w http.ResponseWriter, r *http.Request) {
 
@@ -968,7 +1294,7 @@ func (siw *ServerInterfaceWrapper) GetTemplate(w http.ResponseWriter, r *http.Re
 	_ = err
 
 	// ------------- Path parameter "id" -------------
-	var id string
+	var id TemplateID
 
 	err = runtime.BindStyledParameterWithOptions("simple", "id", r.PathValue("id"), &id, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "", ValueIsUnescaped: true})
 	if err != nil {
@@ -978,6 +1304,168 @@ func (siw *ServerInterfaceWrapper) GetTemplate(w http.ResponseWriter, r *http.Re
 
 	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		siw.Handler.GetTemplate(w, r, id)
+	}))
+
+	for _, middleware := range siw.HandlerMiddlewares {
+		handler = middleware(handler)
+	}
+
+	handler.ServeHTTP(w, r)
+}
+
+// ListBuilds operation middleware
+func (siw *ServerInterfaceWrapper) ListBuilds(w http.ResponseWriter, r *http.Request) {
+
+	var err error
+	_ = err
+
+	// ------------- Path parameter "id" -------------
+	var id TemplateID
+
+	err = runtime.BindStyledParameterWithOptions("simple", "id", r.PathValue("id"), &id, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "", ValueIsUnescaped: true})
+	if err != nil {
+		siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "id", Err: err})
+		return
+	}
+
+	// Parameter object where we will unmarshal all parameters from the context
+	var params ListBuildsParams
+
+	// ------------- Optional query parameter "limit" -------------
+
+	err = runtime.BindQueryParameterWithOptions("form", true, false, "limit", r.URL.Query(), &params.Limit, runtime.BindQueryParameterOptions{Type: "integer", Format: ""})
+	if err != nil {
+		var requiredError *runtime.RequiredParameterError
+		if errors.As(err, &requiredError) {
+			siw.ErrorHandlerFunc(w, r, &RequiredParamError{ParamName: "limit"})
+		} else {
+			siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "limit", Err: err})
+		}
+		return
+	}
+
+	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		siw.Handler.ListBuilds(w, r, id, params)
+	}))
+
+	for _, middleware := range siw.HandlerMiddlewares {
+		handler = middleware(handler)
+	}
+
+	handler.ServeHTTP(w, r)
+}
+
+// CreateBuild operation middleware
+func (siw *ServerInterfaceWrapper) CreateBuild(w http.ResponseWriter, r *http.Request) {
+
+	var err error
+	_ = err
+
+	// ------------- Path parameter "id" -------------
+	var id TemplateID
+
+	err = runtime.BindStyledParameterWithOptions("simple", "id", r.PathValue("id"), &id, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "", ValueIsUnescaped: true})
+	if err != nil {
+		siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "id", Err: err})
+		return
+	}
+
+	// Parameter object where we will unmarshal all parameters from the context
+	var params CreateBuildParams
+
+	headers := r.Header
+
+	// ------------- Optional header parameter "Idempotency-Key" -------------
+	if valueList, found := headers[http.CanonicalHeaderKey("Idempotency-Key")]; found {
+		var IdempotencyKey string
+		n := len(valueList)
+		if n != 1 {
+			siw.ErrorHandlerFunc(w, r, &TooManyValuesForParamError{ParamName: "Idempotency-Key", Count: n})
+			return
+		}
+
+		err = runtime.BindStyledParameterWithOptions("simple", "Idempotency-Key", valueList[0], &IdempotencyKey, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationHeader, Explode: false, Required: false, Type: "string", Format: ""})
+		if err != nil {
+			siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "Idempotency-Key", Err: err})
+			return
+		}
+
+		params.IdempotencyKey = IdempotencyKey
+
+	}
+
+	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		siw.Handler.CreateBuild(w, r, id, params)
+	}))
+
+	for _, middleware := range siw.HandlerMiddlewares {
+		handler = middleware(handler)
+	}
+
+	handler.ServeHTTP(w, r)
+}
+
+// CancelBuild operation middleware
+func (siw *ServerInterfaceWrapper) CancelBuild(w http.ResponseWriter, r *http.Request) {
+
+	var err error
+	_ = err
+
+	// ------------- Path parameter "id" -------------
+	var id TemplateID
+
+	err = runtime.BindStyledParameterWithOptions("simple", "id", r.PathValue("id"), &id, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "", ValueIsUnescaped: true})
+	if err != nil {
+		siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "id", Err: err})
+		return
+	}
+
+	// ------------- Path parameter "build_id" -------------
+	var buildID BuildID
+
+	err = runtime.BindStyledParameterWithOptions("simple", "build_id", r.PathValue("build_id"), &buildID, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "uuid", ValueIsUnescaped: true})
+	if err != nil {
+		siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "build_id", Err: err})
+		return
+	}
+
+	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		siw.Handler.CancelBuild(w, r, id, buildID)
+	}))
+
+	for _, middleware := range siw.HandlerMiddlewares {
+		handler = middleware(handler)
+	}
+
+	handler.ServeHTTP(w, r)
+}
+
+// GetBuild operation middleware
+func (siw *ServerInterfaceWrapper) GetBuild(w http.ResponseWriter, r *http.Request) {
+
+	var err error
+	_ = err
+
+	// ------------- Path parameter "id" -------------
+	var id TemplateID
+
+	err = runtime.BindStyledParameterWithOptions("simple", "id", r.PathValue("id"), &id, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "", ValueIsUnescaped: true})
+	if err != nil {
+		siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "id", Err: err})
+		return
+	}
+
+	// ------------- Path parameter "build_id" -------------
+	var buildID BuildID
+
+	err = runtime.BindStyledParameterWithOptions("simple", "build_id", r.PathValue("build_id"), &buildID, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "uuid", ValueIsUnescaped: true})
+	if err != nil {
+		siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "build_id", Err: err})
+		return
+	}
+
+	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		siw.Handler.GetBuild(w, r, id, buildID)
 	}))
 
 	for _, middleware := range siw.HandlerMiddlewares {
@@ -1119,7 +1607,13 @@ func HandlerWithOptions(si ServerInterface, options StdHTTPServerOptions) http.H
 	m.HandleFunc(http.MethodPost+" "+options.BaseURL+"/sandboxes/{id}/pause", wrapper.PauseSandbox)
 	m.HandleFunc(http.MethodPost+" "+options.BaseURL+"/sandboxes/{id}/resume", wrapper.ResumeSandbox)
 	m.HandleFunc(http.MethodGet+" "+options.BaseURL+"/templates", wrapper.ListTemplates)
+	m.HandleFunc(http.MethodPost+" "+options.BaseURL+"/templates", wrapper.CreateTemplate)
+	m.HandleFunc(http.MethodDelete+" "+options.BaseURL+"/templates/{id}", wrapper.DeleteTemplate)
 	m.HandleFunc(http.MethodGet+" "+options.BaseURL+"/templates/{id}", wrapper.GetTemplate)
+	m.HandleFunc(http.MethodGet+" "+options.BaseURL+"/templates/{id}/builds", wrapper.ListBuilds)
+	m.HandleFunc(http.MethodPost+" "+options.BaseURL+"/templates/{id}/builds", wrapper.CreateBuild)
+	m.HandleFunc(http.MethodDelete+" "+options.BaseURL+"/templates/{id}/builds/{build_id}", wrapper.CancelBuild)
+	m.HandleFunc(http.MethodGet+" "+options.BaseURL+"/templates/{id}/builds/{build_id}", wrapper.GetBuild)
 
 	return m
 }
@@ -1127,6 +1621,8 @@ func HandlerWithOptions(si ServerInterface, options StdHTTPServerOptions) http.H
 type BadRequestJSONResponse Error
 
 type ConflictJSONResponse Error
+
+type ForbiddenJSONResponse Error
 
 type InternalErrorJSONResponse Error
 
@@ -2347,8 +2843,261 @@ func (response ListTemplates503JSONResponse) VisitListTemplatesResponse(w http.R
 	return err
 }
 
+type CreateTemplateRequestObject struct {
+	Params CreateTemplateParams
+	Body   *CreateTemplateJSONRequestBody
+}
+
+type CreateTemplateResponseObject interface {
+	VisitCreateTemplateResponse(w http.ResponseWriter) error
+}
+
+type CreateTemplate202JSONResponse CreatedTemplate
+
+func (response CreateTemplate202JSONResponse) VisitCreateTemplateResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(202)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type CreateTemplate400JSONResponse struct{ BadRequestJSONResponse }
+
+func (response CreateTemplate400JSONResponse) VisitCreateTemplateResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(400)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type CreateTemplate401JSONResponse struct{ UnauthorizedJSONResponse }
+
+func (response CreateTemplate401JSONResponse) VisitCreateTemplateResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(401)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type CreateTemplate404JSONResponse struct{ NotFoundJSONResponse }
+
+func (response CreateTemplate404JSONResponse) VisitCreateTemplateResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(404)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type CreateTemplate409JSONResponse struct{ ConflictJSONResponse }
+
+func (response CreateTemplate409JSONResponse) VisitCreateTemplateResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(409)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type CreateTemplate413JSONResponse struct{ TooLargeJSONResponse }
+
+func (response CreateTemplate413JSONResponse) VisitCreateTemplateResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(413)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type CreateTemplate429JSONResponse struct{ TooManyJSONResponse }
+
+func (response CreateTemplate429JSONResponse) VisitCreateTemplateResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.Header().Set("Retry-After", fmt.Sprint(response.Headers.RetryAfter))
+	w.WriteHeader(429)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type CreateTemplate500JSONResponse struct{ InternalErrorJSONResponse }
+
+func (response CreateTemplate500JSONResponse) VisitCreateTemplateResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(500)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type CreateTemplate503JSONResponse struct{ UnavailableJSONResponse }
+
+func (response CreateTemplate503JSONResponse) VisitCreateTemplateResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.Header().Set("Retry-After", fmt.Sprint(response.Headers.RetryAfter))
+	w.WriteHeader(503)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type DeleteTemplateRequestObject struct {
+	ID TemplateID `json:"id"`
+}
+
+type DeleteTemplateResponseObject interface {
+	VisitDeleteTemplateResponse(w http.ResponseWriter) error
+}
+
+type DeleteTemplate204Response struct {
+}
+
+func (response DeleteTemplate204Response) VisitDeleteTemplateResponse(w http.ResponseWriter) error {
+	w.WriteHeader(204)
+	return nil
+}
+
+type DeleteTemplate401JSONResponse struct{ UnauthorizedJSONResponse }
+
+func (response DeleteTemplate401JSONResponse) VisitDeleteTemplateResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(401)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type DeleteTemplate403JSONResponse struct{ ForbiddenJSONResponse }
+
+func (response DeleteTemplate403JSONResponse) VisitDeleteTemplateResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(403)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type DeleteTemplate404JSONResponse struct{ NotFoundJSONResponse }
+
+func (response DeleteTemplate404JSONResponse) VisitDeleteTemplateResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(404)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type DeleteTemplate409JSONResponse struct{ ConflictJSONResponse }
+
+func (response DeleteTemplate409JSONResponse) VisitDeleteTemplateResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(409)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type DeleteTemplate429JSONResponse struct{ TooManyJSONResponse }
+
+func (response DeleteTemplate429JSONResponse) VisitDeleteTemplateResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.Header().Set("Retry-After", fmt.Sprint(response.Headers.RetryAfter))
+	w.WriteHeader(429)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type DeleteTemplate500JSONResponse struct{ InternalErrorJSONResponse }
+
+func (response DeleteTemplate500JSONResponse) VisitDeleteTemplateResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(500)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type DeleteTemplate503JSONResponse struct{ UnavailableJSONResponse }
+
+func (response DeleteTemplate503JSONResponse) VisitDeleteTemplateResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.Header().Set("Retry-After", fmt.Sprint(response.Headers.RetryAfter))
+	w.WriteHeader(503)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
 type GetTemplateRequestObject struct {
-	ID string `json:"id"`
+	ID TemplateID `json:"id"`
 }
 
 type GetTemplateResponseObject interface {
@@ -2441,6 +3190,465 @@ func (response GetTemplate503JSONResponse) VisitGetTemplateResponse(w http.Respo
 	return err
 }
 
+type ListBuildsRequestObject struct {
+	ID     TemplateID `json:"id"`
+	Params ListBuildsParams
+}
+
+type ListBuildsResponseObject interface {
+	VisitListBuildsResponse(w http.ResponseWriter) error
+}
+
+type ListBuilds200JSONResponse []Build
+
+func (response ListBuilds200JSONResponse) VisitListBuildsResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(200)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type ListBuilds400JSONResponse struct{ BadRequestJSONResponse }
+
+func (response ListBuilds400JSONResponse) VisitListBuildsResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(400)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type ListBuilds401JSONResponse struct{ UnauthorizedJSONResponse }
+
+func (response ListBuilds401JSONResponse) VisitListBuildsResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(401)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type ListBuilds404JSONResponse struct{ NotFoundJSONResponse }
+
+func (response ListBuilds404JSONResponse) VisitListBuildsResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(404)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type ListBuilds429JSONResponse struct{ TooManyJSONResponse }
+
+func (response ListBuilds429JSONResponse) VisitListBuildsResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.Header().Set("Retry-After", fmt.Sprint(response.Headers.RetryAfter))
+	w.WriteHeader(429)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type ListBuilds500JSONResponse struct{ InternalErrorJSONResponse }
+
+func (response ListBuilds500JSONResponse) VisitListBuildsResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(500)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type ListBuilds503JSONResponse struct{ UnavailableJSONResponse }
+
+func (response ListBuilds503JSONResponse) VisitListBuildsResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.Header().Set("Retry-After", fmt.Sprint(response.Headers.RetryAfter))
+	w.WriteHeader(503)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type CreateBuildRequestObject struct {
+	ID     TemplateID `json:"id"`
+	Params CreateBuildParams
+	Body   *CreateBuildJSONRequestBody
+}
+
+type CreateBuildResponseObject interface {
+	VisitCreateBuildResponse(w http.ResponseWriter) error
+}
+
+type CreateBuild200JSONResponse Build
+
+func (response CreateBuild200JSONResponse) VisitCreateBuildResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(200)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type CreateBuild201JSONResponse Build
+
+func (response CreateBuild201JSONResponse) VisitCreateBuildResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(201)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type CreateBuild400JSONResponse struct{ BadRequestJSONResponse }
+
+func (response CreateBuild400JSONResponse) VisitCreateBuildResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(400)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type CreateBuild401JSONResponse struct{ UnauthorizedJSONResponse }
+
+func (response CreateBuild401JSONResponse) VisitCreateBuildResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(401)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type CreateBuild403JSONResponse struct{ ForbiddenJSONResponse }
+
+func (response CreateBuild403JSONResponse) VisitCreateBuildResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(403)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type CreateBuild404JSONResponse struct{ NotFoundJSONResponse }
+
+func (response CreateBuild404JSONResponse) VisitCreateBuildResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(404)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type CreateBuild409JSONResponse struct{ ConflictJSONResponse }
+
+func (response CreateBuild409JSONResponse) VisitCreateBuildResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(409)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type CreateBuild413JSONResponse struct{ TooLargeJSONResponse }
+
+func (response CreateBuild413JSONResponse) VisitCreateBuildResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(413)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type CreateBuild429JSONResponse struct{ TooManyJSONResponse }
+
+func (response CreateBuild429JSONResponse) VisitCreateBuildResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.Header().Set("Retry-After", fmt.Sprint(response.Headers.RetryAfter))
+	w.WriteHeader(429)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type CreateBuild500JSONResponse struct{ InternalErrorJSONResponse }
+
+func (response CreateBuild500JSONResponse) VisitCreateBuildResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(500)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type CreateBuild503JSONResponse struct{ UnavailableJSONResponse }
+
+func (response CreateBuild503JSONResponse) VisitCreateBuildResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.Header().Set("Retry-After", fmt.Sprint(response.Headers.RetryAfter))
+	w.WriteHeader(503)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type CancelBuildRequestObject struct {
+	ID      TemplateID `json:"id"`
+	BuildID BuildID    `json:"build_id"`
+}
+
+type CancelBuildResponseObject interface {
+	VisitCancelBuildResponse(w http.ResponseWriter) error
+}
+
+type CancelBuild204Response struct {
+}
+
+func (response CancelBuild204Response) VisitCancelBuildResponse(w http.ResponseWriter) error {
+	w.WriteHeader(204)
+	return nil
+}
+
+type CancelBuild401JSONResponse struct{ UnauthorizedJSONResponse }
+
+func (response CancelBuild401JSONResponse) VisitCancelBuildResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(401)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type CancelBuild404JSONResponse struct{ NotFoundJSONResponse }
+
+func (response CancelBuild404JSONResponse) VisitCancelBuildResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(404)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type CancelBuild429JSONResponse struct{ TooManyJSONResponse }
+
+func (response CancelBuild429JSONResponse) VisitCancelBuildResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.Header().Set("Retry-After", fmt.Sprint(response.Headers.RetryAfter))
+	w.WriteHeader(429)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type CancelBuild500JSONResponse struct{ InternalErrorJSONResponse }
+
+func (response CancelBuild500JSONResponse) VisitCancelBuildResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(500)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type CancelBuild503JSONResponse struct{ UnavailableJSONResponse }
+
+func (response CancelBuild503JSONResponse) VisitCancelBuildResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.Header().Set("Retry-After", fmt.Sprint(response.Headers.RetryAfter))
+	w.WriteHeader(503)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type GetBuildRequestObject struct {
+	ID      TemplateID `json:"id"`
+	BuildID BuildID    `json:"build_id"`
+}
+
+type GetBuildResponseObject interface {
+	VisitGetBuildResponse(w http.ResponseWriter) error
+}
+
+type GetBuild200JSONResponse Build
+
+func (response GetBuild200JSONResponse) VisitGetBuildResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(200)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type GetBuild401JSONResponse struct{ UnauthorizedJSONResponse }
+
+func (response GetBuild401JSONResponse) VisitGetBuildResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(401)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type GetBuild404JSONResponse struct{ NotFoundJSONResponse }
+
+func (response GetBuild404JSONResponse) VisitGetBuildResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(404)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type GetBuild429JSONResponse struct{ TooManyJSONResponse }
+
+func (response GetBuild429JSONResponse) VisitGetBuildResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.Header().Set("Retry-After", fmt.Sprint(response.Headers.RetryAfter))
+	w.WriteHeader(429)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type GetBuild500JSONResponse struct{ InternalErrorJSONResponse }
+
+func (response GetBuild500JSONResponse) VisitGetBuildResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(500)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type GetBuild503JSONResponse struct{ UnavailableJSONResponse }
+
+func (response GetBuild503JSONResponse) VisitGetBuildResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.Header().Set("Retry-After", fmt.Sprint(response.Headers.RetryAfter))
+	w.WriteHeader(503)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
 // StrictServerInterface represents all server handlers.
 type StrictServerInterface interface {
 	// GetHealth Is the server alive
@@ -2479,9 +3687,27 @@ type StrictServerInterface interface {
 	// ListTemplates List templates
 	// (GET /templates)
 	ListTemplates(ctx context.Context, request ListTemplatesRequestObject) (ListTemplatesResponseObject, error)
+	// CreateTemplate Make a template
+	// (POST /templates)
+	CreateTemplate(ctx context.Context, request CreateTemplateRequestObject) (CreateTemplateResponseObject, error)
+	// DeleteTemplate Delete a template
+	// (DELETE /templates/{id})
+	DeleteTemplate(ctx context.Context, request DeleteTemplateRequestObject) (DeleteTemplateResponseObject, error)
 	// GetTemplate Read a template
 	// (GET /templates/{id})
 	GetTemplate(ctx context.Context, request GetTemplateRequestObject) (GetTemplateResponseObject, error)
+	// ListBuilds List a template's builds
+	// (GET /templates/{id}/builds)
+	ListBuilds(ctx context.Context, request ListBuildsRequestObject) (ListBuildsResponseObject, error)
+	// CreateBuild Build a template again
+	// (POST /templates/{id}/builds)
+	CreateBuild(ctx context.Context, request CreateBuildRequestObject) (CreateBuildResponseObject, error)
+	// CancelBuild Cancel a build
+	// (DELETE /templates/{id}/builds/{build_id})
+	CancelBuild(ctx context.Context, request CancelBuildRequestObject) (CancelBuildResponseObject, error)
+	// GetBuild Read a build
+	// (GET /templates/{id}/builds/{build_id})
+	GetBuild(ctx context.Context, request GetBuildRequestObject) (GetBuildResponseObject, error)
 }
 
 type StrictHandlerFunc func(ctx context.Context, w http.ResponseWriter, r *http.Request, request any) (any, error)
@@ -2846,8 +4072,67 @@ func (sh *strictHandler) ListTemplates(w http.ResponseWriter, r *http.Request, p
 	}
 }
 
+// CreateTemplate operation middleware
+func (sh *strictHandler) CreateTemplate(w http.ResponseWriter, r *http.Request, params CreateTemplateParams) {
+	var request CreateTemplateRequestObject
+
+	request.Params = params
+
+	var body CreateTemplateJSONRequestBody
+	if err := runtime.BindJSONBody(r, &body); err != nil {
+		sh.options.RequestErrorHandlerFunc(w, r, fmt.Errorf("can't decode JSON body: %w", err))
+		return
+	}
+	request.Body = &body
+
+	handler := func(ctx context.Context, w http.ResponseWriter, r *http.Request, request interface{}) (interface{}, error) {
+		return sh.ssi.CreateTemplate(ctx, request.(CreateTemplateRequestObject))
+	}
+	for _, middleware := range sh.middlewares {
+		handler = middleware(handler, "CreateTemplate")
+	}
+
+	response, err := handler(r.Context(), w, r, request)
+
+	if err != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, err)
+	} else if validResponse, ok := response.(CreateTemplateResponseObject); ok {
+		if err := validResponse.VisitCreateTemplateResponse(w); err != nil {
+			sh.options.ResponseErrorHandlerFunc(w, r, err)
+		}
+	} else if response != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, fmt.Errorf("unexpected response type: %T", response))
+	}
+}
+
+// DeleteTemplate operation middleware
+func (sh *strictHandler) DeleteTemplate(w http.ResponseWriter, r *http.Request, id TemplateID) {
+	var request DeleteTemplateRequestObject
+
+	request.ID = id
+
+	handler := func(ctx context.Context, w http.ResponseWriter, r *http.Request, request interface{}) (interface{}, error) {
+		return sh.ssi.DeleteTemplate(ctx, request.(DeleteTemplateRequestObject))
+	}
+	for _, middleware := range sh.middlewares {
+		handler = middleware(handler, "DeleteTemplate")
+	}
+
+	response, err := handler(r.Context(), w, r, request)
+
+	if err != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, err)
+	} else if validResponse, ok := response.(DeleteTemplateResponseObject); ok {
+		if err := validResponse.VisitDeleteTemplateResponse(w); err != nil {
+			sh.options.ResponseErrorHandlerFunc(w, r, err)
+		}
+	} else if response != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, fmt.Errorf("unexpected response type: %T", response))
+	}
+}
+
 // GetTemplate operation middleware
-func (sh *strictHandler) GetTemplate(w http.ResponseWriter, r *http.Request, id string) {
+func (sh *strictHandler) GetTemplate(w http.ResponseWriter, r *http.Request, id TemplateID) {
 	var request GetTemplateRequestObject
 
 	request.ID = id
@@ -2865,6 +4150,124 @@ func (sh *strictHandler) GetTemplate(w http.ResponseWriter, r *http.Request, id 
 		sh.options.ResponseErrorHandlerFunc(w, r, err)
 	} else if validResponse, ok := response.(GetTemplateResponseObject); ok {
 		if err := validResponse.VisitGetTemplateResponse(w); err != nil {
+			sh.options.ResponseErrorHandlerFunc(w, r, err)
+		}
+	} else if response != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, fmt.Errorf("unexpected response type: %T", response))
+	}
+}
+
+// ListBuilds operation middleware
+func (sh *strictHandler) ListBuilds(w http.ResponseWriter, r *http.Request, id TemplateID, params ListBuildsParams) {
+	var request ListBuildsRequestObject
+
+	request.ID = id
+	request.Params = params
+
+	handler := func(ctx context.Context, w http.ResponseWriter, r *http.Request, request interface{}) (interface{}, error) {
+		return sh.ssi.ListBuilds(ctx, request.(ListBuildsRequestObject))
+	}
+	for _, middleware := range sh.middlewares {
+		handler = middleware(handler, "ListBuilds")
+	}
+
+	response, err := handler(r.Context(), w, r, request)
+
+	if err != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, err)
+	} else if validResponse, ok := response.(ListBuildsResponseObject); ok {
+		if err := validResponse.VisitListBuildsResponse(w); err != nil {
+			sh.options.ResponseErrorHandlerFunc(w, r, err)
+		}
+	} else if response != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, fmt.Errorf("unexpected response type: %T", response))
+	}
+}
+
+// CreateBuild operation middleware
+func (sh *strictHandler) CreateBuild(w http.ResponseWriter, r *http.Request, id TemplateID, params CreateBuildParams) {
+	var request CreateBuildRequestObject
+
+	request.ID = id
+	request.Params = params
+
+	var body CreateBuildJSONRequestBody
+	if err := runtime.BindJSONBody(r, &body); err != nil {
+		if !errors.Is(err, io.EOF) {
+			sh.options.RequestErrorHandlerFunc(w, r, fmt.Errorf("can't decode JSON body: %w", err))
+			return
+		}
+	} else {
+		request.Body = &body
+	}
+
+	handler := func(ctx context.Context, w http.ResponseWriter, r *http.Request, request interface{}) (interface{}, error) {
+		return sh.ssi.CreateBuild(ctx, request.(CreateBuildRequestObject))
+	}
+	for _, middleware := range sh.middlewares {
+		handler = middleware(handler, "CreateBuild")
+	}
+
+	response, err := handler(r.Context(), w, r, request)
+
+	if err != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, err)
+	} else if validResponse, ok := response.(CreateBuildResponseObject); ok {
+		if err := validResponse.VisitCreateBuildResponse(w); err != nil {
+			sh.options.ResponseErrorHandlerFunc(w, r, err)
+		}
+	} else if response != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, fmt.Errorf("unexpected response type: %T", response))
+	}
+}
+
+// CancelBuild operation middleware
+func (sh *strictHandler) CancelBuild(w http.ResponseWriter, r *http.Request, id TemplateID, buildID BuildID) {
+	var request CancelBuildRequestObject
+
+	request.ID = id
+	request.BuildID = buildID
+
+	handler := func(ctx context.Context, w http.ResponseWriter, r *http.Request, request interface{}) (interface{}, error) {
+		return sh.ssi.CancelBuild(ctx, request.(CancelBuildRequestObject))
+	}
+	for _, middleware := range sh.middlewares {
+		handler = middleware(handler, "CancelBuild")
+	}
+
+	response, err := handler(r.Context(), w, r, request)
+
+	if err != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, err)
+	} else if validResponse, ok := response.(CancelBuildResponseObject); ok {
+		if err := validResponse.VisitCancelBuildResponse(w); err != nil {
+			sh.options.ResponseErrorHandlerFunc(w, r, err)
+		}
+	} else if response != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, fmt.Errorf("unexpected response type: %T", response))
+	}
+}
+
+// GetBuild operation middleware
+func (sh *strictHandler) GetBuild(w http.ResponseWriter, r *http.Request, id TemplateID, buildID BuildID) {
+	var request GetBuildRequestObject
+
+	request.ID = id
+	request.BuildID = buildID
+
+	handler := func(ctx context.Context, w http.ResponseWriter, r *http.Request, request interface{}) (interface{}, error) {
+		return sh.ssi.GetBuild(ctx, request.(GetBuildRequestObject))
+	}
+	for _, middleware := range sh.middlewares {
+		handler = middleware(handler, "GetBuild")
+	}
+
+	response, err := handler(r.Context(), w, r, request)
+
+	if err != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, err)
+	} else if validResponse, ok := response.(GetBuildResponseObject); ok {
+		if err := validResponse.VisitGetBuildResponse(w); err != nil {
 			sh.options.ResponseErrorHandlerFunc(w, r, err)
 		}
 	} else if response != nil {

@@ -93,7 +93,7 @@ func New(cfg Config) (*Driver, error) {
 // Info says what gVisor can do.
 func (d *Driver) Info() runtime.Info {
 	return runtime.Info{
-		Name: Name, Version: d.cfg.Version, LiveCheckpoint: true,
+		Name: Name, Version: d.cfg.Version, LiveCheckpoint: true, FileOrigin: true,
 		MemoryLimit: true, CPULimit: true, PIDLimit: true, DiskLimit: true,
 	}
 }

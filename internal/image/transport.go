@@ -1,0 +1,138 @@
+package image
+
+import (
+	"context"
+	"crypto/tls"
+	"crypto/x509"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"net/netip"
+	"net/url"
+	"sync"
+	"syscall"
+	"time"
+)
+
+// maxAnswer is the most that is read of an answer that is no blob.
+const maxAnswer = maxConfig
+
+// blobKey marks, in a request's context, that the answer is a blob, whose size the reader knows.
+type blobKey struct{}
+
+// guard is the transport for one registry. References are written by tenants, and so are, in the end, redirects and
+// the addresses of token servers. So it speaks plain HTTP only with loopback addresses, and those, and link-local ones
+// such as a cloud's metadata service, it lets only a registry name that is on the loopback interface itself.
+type guard struct {
+	inner http.RoundTripper
+	local bool // the registry is on a loopback address
+}
+
+// errForbidden answers for requests that a registry must not cause.
+var errForbidden = errors.New("the registry led to an address it must not use")
+
+// newTransport makes the transport for pulls from a registry. cas are trusted besides the system's.
+func newTransport(registry string, cas []certificate) (*guard, *http.Transport) {
+	g := &guard{local: isLoopback(registry)}
+	var proxies sync.Map // host:port of the operator's proxies, which may be anywhere
+	dialer := &net.Dialer{Timeout: 30 * time.Second, KeepAlive: 30 * time.Second}
+	direct := *dialer
+	direct.ControlContext = func(_ context.Context, _, address string, _ syscall.RawConn) error { return g.checkAddress(address) }
+	t := &http.Transport{
+		Proxy: func(r *http.Request) (*url.URL, error) {
+			proxy, err := http.ProxyFromEnvironment(r)
+			if proxy != nil {
+				proxies.Store(hostPort(proxy), true)
+			}
+			return proxy, err
+		},
+		DialContext: func(ctx context.Context, network, address string) (net.Conn, error) {
+			if _, ok := proxies.Load(address); ok {
+				return dialer.DialContext(ctx, network, address)
+			}
+			return direct.DialContext(ctx, network, address)
+		},
+		TLSHandshakeTimeout:   30 * time.Second,
+		ResponseHeaderTimeout: time.Minute,
+		IdleConnTimeout:       30 * time.Second,
+		MaxIdleConnsPerHost:   parallelDownloads,
+		ForceAttemptHTTP2:     true,
+		DisableCompression:    true,
+		TLSClientConfig:       &tls.Config{MinVersion: tls.VersionTLS12, RootCAs: trust(cas)},
+	}
+	g.inner = t
+	return g, t
+}
+
+// trust is the system's CAs with those of the operator; nil means the system's.
+func trust(cas []certificate) *x509.CertPool {
+	if len(cas) == 0 {
+		return nil
+	}
+	pool, err := x509.SystemCertPool()
+	if err != nil {
+		pool = x509.NewCertPool()
+	}
+	for _, c := range cas {
+		if cert, err := x509.ParseCertificate(c.der); err == nil {
+			pool.AddCert(cert)
+		}
+	}
+	return pool
+}
+
+func hostPort(u *url.URL) string {
+	port := u.Port()
+	if port == "" {
+		port = map[string]string{"http": "80", "https": "443", "socks5": "1080", "socks5h": "1080"}[u.Scheme]
+	}
+	return net.JoinHostPort(u.Hostname(), port)
+}
+
+// checkAddress is asked with the address that a name was resolved to.
+func (g *guard) checkAddress(address string) error {
+	ap, err := netip.ParseAddrPort(address)
+	if err != nil {
+		return err
+	}
+	ip := ap.Addr().Unmap()
+	switch {
+	case ip.IsLoopback() && g.local:
+		return nil
+	case ip.IsLoopback(), ip.IsUnspecified(), ip.IsLinkLocalUnicast(), ip.IsMulticast():
+		return fmt.Errorf("%w: %s", errForbidden, ip)
+	}
+	return nil
+}
+
+// RoundTrip does one request of what may be a chain of redirects.
+func (g *guard) RoundTrip(r *http.Request) (*http.Response, error) {
+	local := isLoopback(r.URL.Hostname())
+	if r.URL.Scheme != "https" && (r.URL.Scheme != "http" || !local) || local && !g.local {
+		return nil, fmt.Errorf("%w: %s://%s", errForbidden, r.URL.Scheme, r.URL.Host)
+	}
+	answer, err := g.inner.RoundTrip(r)
+	if err != nil {
+		return nil, err
+	}
+	if r.Context().Value(blobKey{}) == nil || answer.StatusCode >= http.StatusBadRequest {
+		answer.Body = &limitedBody{ReadCloser: answer.Body, left: maxAnswer}
+	}
+	return answer, nil
+}
+
+// limitedBody fails when an answer is longer than it may be.
+type limitedBody struct {
+	io.ReadCloser
+	left int
+}
+
+func (b *limitedBody) Read(p []byte) (int, error) {
+	n, err := b.ReadCloser.Read(p)
+	if b.left -= n; b.left < 0 {
+		return 0, &Error{Code: CodePullFailed, Detail: fmt.Sprintf("the registry's answer has more than %d bytes", maxAnswer)}
+	}
+	return n, err
+}

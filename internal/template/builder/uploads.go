@@ -1,0 +1,116 @@
+package builder
+
+import (
+	"archive/tar"
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"github.com/superserve/superserve/internal/durable"
+	"github.com/superserve/superserve/internal/sandbox"
+)
+
+const (
+	// uploadGrace is how long an upload is kept without a row.
+	uploadGrace = time.Hour
+	// partPrefix begins the name of an upload that is still being received.
+	partPrefix = "part-"
+)
+
+func (b *Builder) uploadDir() string { return filepath.Join(b.cfg.Dir, "uploads") }
+
+// uploadPath is the file of an upload; the digest was checked to be one.
+func (b *Builder) uploadPath(kind sandbox.UploadKind, digest string) string {
+	return filepath.Join(b.uploadDir(), uploadName(kind, digest))
+}
+
+func uploadName(kind sandbox.UploadKind, digest string) string {
+	return string(kind) + "-" + strings.TrimPrefix(digest, "sha256:")
+}
+
+// openUploads makes the directory and removes what was cut off.
+func (b *Builder) openUploads() error {
+	if err := os.MkdirAll(b.uploadDir(), 0o700); err != nil {
+		return fmt.Errorf("making the directory of uploads: %w", err)
+	}
+	parts, err := filepath.Glob(filepath.Join(b.uploadDir(), partPrefix+"*"))
+	if err != nil {
+		return err
+	}
+	for _, p := range parts {
+		if err := os.Remove(p); err != nil {
+			return fmt.Errorf("removing an upload that was cut off: %w", err)
+		}
+	}
+	return nil
+}
+
+// PutUpload implements control.Builder.
+func (b *Builder) PutUpload(_ context.Context, kind sandbox.UploadKind, r io.Reader, limit int64) (digest string, size int64, err error) {
+	part, err := os.CreateTemp(b.uploadDir(), partPrefix)
+	if err != nil {
+		return "", 0, sandbox.Internal("storing the upload", err)
+	}
+	defer func() {
+		_ = part.Close()
+		_ = os.Remove(part.Name()) // renamed by now if all went well
+	}()
+	sum := sha256.New()
+	size, err = io.Copy(io.MultiWriter(part, sum), io.LimitReader(r, limit+1))
+	if err != nil {
+		if _, ours := errors.AsType[*os.PathError](err); ours {
+			return "", 0, sandbox.Internal("storing the upload", err)
+		}
+		return "", 0, sandbox.Errorf(sandbox.CodeBadRequest, "the body ended early")
+	}
+	if size > limit {
+		return "", 0, sandbox.Errorf(sandbox.CodeTooLarge, "the upload is larger than %d MiB", limit>>20)
+	}
+	if err := checkUpload(kind, part); err != nil {
+		return "", 0, err
+	}
+	digest = "sha256:" + hex.EncodeToString(sum.Sum(nil))
+	now := time.Now()
+	err = errors.Join(part.Sync(), os.Chtimes(part.Name(), now, now), os.Rename(part.Name(), b.uploadPath(kind, digest)),
+		durable.SyncDir(b.uploadDir()))
+	if err != nil {
+		return "", 0, sandbox.Internal("storing the upload", err)
+	}
+	return digest, size, nil
+}
+
+// maxUploadEntries bounds how many entries an upload may have.
+const maxUploadEntries = 200_000
+
+// checkUpload reads through an upload once.
+func checkUpload(kind sandbox.UploadKind, file io.ReadSeeker) error {
+	if _, err := file.Seek(0, io.SeekStart); err != nil {
+		return sandbox.Internal("reading the upload", err)
+	}
+	entries, index := 0, false
+	err := eachEntry(file, func(_ *tar.Header, name string, _ io.Reader) error {
+		if entries++; entries > maxUploadEntries {
+			return &refusal{text: fmt.Sprintf("the upload has more than %d entries", maxUploadEntries)}
+		}
+		index = index || name == "index.json" || name == "manifest.json"
+		return nil
+	})
+	if why, ok := errors.AsType[*refusal](err); ok {
+		return sandbox.Errorf(sandbox.CodeBadRequest, "%s", why.text)
+	}
+	if err != nil {
+		return sandbox.Internal("reading the upload", err)
+	}
+	if kind == sandbox.UploadImage && !index {
+		return sandbox.Errorf(sandbox.CodeBadRequest,
+			"the upload is no image: it has neither the index.json of an OCI layout nor the manifest.json of docker save")
+	}
+	return nil
+}

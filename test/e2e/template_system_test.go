@@ -1,0 +1,63 @@
+package e2e
+
+import (
+	"net/http"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/superserve/superserve/client"
+	"github.com/superserve/superserve/test/harness"
+)
+
+func TestBaseHasWhatPeopleType(t *testing.T) {
+	b := shared.create(t)
+	for _, command := range []string{"vim --version", "vi --version", "git --version", "curl --version", "python3 --version", "less --version", "unzip -v"} {
+		b.sh(command + " > /dev/null")
+	}
+	if got := b.sh("printf 'one\\n' > /tmp/f; vim -es -c '%s/one/two/' -c wq /tmp/f; cat /tmp/f"); got != "two" {
+		t.Errorf("vim made %q of it", got)
+	}
+}
+
+// TestSystemTemplateInTheBackground builds a second system template for real: the server is ready before it, a create
+// says what it waits for, and then it has what its name promises.
+func TestSystemTemplateInTheBackground(t *testing.T) {
+	const python = "superserve/python-3.11"
+	s := &server{harness.Run(t, "10.220.0.0/16", map[string]string{"SYSTEM_TEMPLATES": "superserve/base," + python, "WARM_POOL_SIZE": "1"})}
+	status := func() client.Template {
+		var list []client.Template
+		s.api(t, "GET", "/templates?name_prefix="+python, nil, &list, 200)
+		if len(list) != 1 {
+			t.Fatalf("%d templates begin with %s", len(list), python)
+		}
+		return list[0]
+	}
+	if got := status().Status; got == "ready" {
+		t.Fatalf("%s is ready as soon as the server is: nothing can be seen of its building", python)
+	}
+	s.create(t)
+	var refused struct {
+		Error struct{ Code, Message string }
+	}
+	eventually(t, time.Minute, "a create says what it waits for", func() bool {
+		s.api(t, "POST", "/sandboxes", m{"name": "x", "from_template": python}, &refused, http.StatusConflict)
+		return strings.Contains(refused.Error.Message, "packages")
+	})
+	eventually(t, 10*time.Minute, "it is ready", func() bool {
+		got := status()
+		if got.Status == "failed" {
+			t.Fatalf("it failed: %v", got.ErrorMessage)
+		}
+		return got.Status == "ready"
+	})
+	b := s.create(t, fromTemplate(python))
+	if got := b.sh("python --version; python -c 'import requests; print(requests.__name__)'"); got != "Python 3.11.2\nrequests" {
+		t.Errorf("got %q", got)
+	}
+	b.sh("mkdir -p /tmp/pkg && cd /tmp/pkg && printf 'from setuptools import setup\\nsetup(name=\"hello\", version=\"1\", py_modules=[\"hello\"])\\n' > setup.py && " +
+		"echo 'text = \"installed\"' > hello.py && pip install --quiet --no-index --no-build-isolation /tmp/pkg")
+	if got := b.sh("cd / && python -c 'import hello; print(hello.text)'; python -m venv /tmp/venv && /tmp/venv/bin/pip --version | cut -d' ' -f1"); got != "installed\npip" {
+		t.Errorf("pip and venv: %q", got)
+	}
+}
