@@ -124,7 +124,8 @@ func TestContract(t *testing.T) {
 
 func saysNoConflict(op string) bool {
 	return strings.HasPrefix(op, "list") || strings.HasPrefix(op, "upload") ||
-		slices.Contains([]string{"getSandbox", "getTemplate", "getBuild", "cancelBuild", "followBuildLog"}, op)
+		slices.Contains([]string{"getSandbox", "getNetworkLog", "getTemplate", "getBuild", "cancelBuild",
+			"followBuildLog"}, op)
 }
 
 func contractOf(r *rig, op string, call func() *http.Request) {
