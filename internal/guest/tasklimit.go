@@ -76,7 +76,8 @@ func newTaskGroup(name string, limit int) (*taskGroup, error) {
 		return nil, err
 	}
 	g := &taskGroup{dir: dir}
-	return g, g.setLimit(limit)
+	err = g.setLimit(limit)
+	return g, err
 }
 
 func (g *taskGroup) setLimit(limit int) error {
