@@ -190,7 +190,7 @@ func TestStartOutlivesItsStarter(t *testing.T) {
 		}
 		seen.Write(buf[:n])
 	}
-	for _, want := range []string{`"stdout":"out\n"`, `"stderr":"err\n"`} {
+	for _, want := range []string{`"stdout":"out\n`, `"stderr":"err\n"`} {
 		if !strings.Contains(seen.String(), want) {
 			t.Errorf("no %s in %s", want, seen.String())
 		}

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
-	"strings"
 	"time"
 
 	"github.com/superserve/superserve/internal/guestapi"
@@ -110,17 +109,27 @@ func (w *warmUp) start(ctx context.Context) {
 		return
 	}
 	go func() {
-		tail := &tail{output: w.spec.Output}
-		code, err := w.agent.Start(ctx, guestapi.ExecRequest{Command: w.spec.StartCmd}, events(tail.add))
+		var tail template.Tail
+		code, err := w.agent.Start(ctx, guestapi.ExecRequest{Command: w.spec.StartCmd}, events(w.output(&tail)))
 		switch {
 		case err != nil:
 			w.ended <- &template.BuildError{Code: template.StartCmdFailed, Detail: detailOf("it could not be run", err), Err: err}
 		case code != 0:
-			w.ended <- &template.BuildError{Code: template.StartCmdFailed, Detail: fmt.Sprintf("it exited with code %d%s", code, tail)}
+			w.ended <- &template.BuildError{Code: template.StartCmdFailed, Detail: fmt.Sprintf("it exited with code %d%s", code, &tail)}
 		default:
 			w.ended <- nil
 		}
 	}()
+}
+
+// output passes output on and keeps the end of it.
+func (w *warmUp) output(tail *template.Tail) template.Output {
+	return func(stream, text string) {
+		tail.Add(text)
+		if w.spec.Output != nil {
+			w.spec.Output(stream, text)
+		}
+	}
 }
 
 // awaitStart waits until start_cmd has run for a moment or has exited with 0, having left something behind.
@@ -159,15 +168,15 @@ func (w *warmUp) awaitReady(ctx context.Context) error {
 // ready runs ready_cmd once; why says why it does not count as ready.
 func (w *warmUp) ready(ctx context.Context) (ready bool, why string, err error) {
 	seconds := readyTimeout.Seconds()
-	tail := &tail{output: w.spec.Output}
-	code, err := w.agent.Run(ctx, guestapi.ExecRequest{Command: w.spec.ReadyCmd, TimeoutS: &seconds}, events(tail.add))
+	var tail template.Tail
+	code, err := w.agent.Run(ctx, guestapi.ExecRequest{Command: w.spec.ReadyCmd, TimeoutS: &seconds}, events(w.output(&tail)))
 	switch {
 	case ctx.Err() != nil:
 		return false, "", endedEarly(ctx, template.ReadyCmdFailed)
 	case err != nil:
 		return false, "", &template.BuildError{Code: template.ReadyCmdFailed, Detail: detailOf("it could not be run", err), Err: err}
 	}
-	return code == 0, fmt.Sprintf("its latest exit code was %d%s", code, tail), nil
+	return code == 0, fmt.Sprintf("its latest exit code was %d%s", code, &tail), nil
 }
 
 // endedEarly is the error of a wait that was given up because the build was, or because the sandbox ended.
@@ -181,29 +190,4 @@ func detailOf(what string, err error) string {
 		return what + ": " + status.Message
 	}
 	return what
-}
-
-// tail passes output on and keeps the end of it for an error.
-type tail struct {
-	output template.Output
-	last   string
-}
-
-// maxTail is how much of a command's output an error message shows, in bytes.
-const maxTail = 300
-
-func (t *tail) add(stream, text string) {
-	if t.output != nil {
-		t.output(stream, text)
-	}
-	t.last += text
-	t.last = strings.ToValidUTF8(t.last[max(0, len(t.last)-maxTail):], "")
-}
-
-// String is ": " and the last lines, "" when there are none.
-func (t *tail) String() string {
-	if text := strings.Join(strings.Fields(t.last), " "); text != "" {
-		return ": " + text
-	}
-	return ""
 }

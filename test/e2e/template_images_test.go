@@ -151,7 +151,7 @@ func alpineLike(t testing.TB) []*tar.Header {
 		tarFile("sbin/adduser", "#!/bin/sh\necho \"$4:x:1000:1000::/home/$4:$3\" >> /etc/passwd\nmkdir -p /home/$4\n", 0o755),
 		tarFile("www/index.html", "it serves\n", 0o644),
 	}
-	for _, tool := range strings.Fields("sh cat chmod chown cut echo false grep head httpd id kill ln ls mkdir mkfifo mknod mv ps " +
+	for _, tool := range strings.Fields("sh cat chmod chown cp cut echo false grep head httpd id kill ln ls mkdir mkfifo mknod mv ps " +
 		"pwd readlink rm sed seq sleep stat su touch tr true wget wc") {
 		files = append(files, tarLink(path.Join("bin", tool), "busybox"))
 	}

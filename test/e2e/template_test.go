@@ -29,6 +29,8 @@ func TestTemplateFromImage(t *testing.T) {
 			{"user": m{"name": "root"}},
 			{"run": "mkdir -p /data && echo one > /data/file && chmod 4750 /data/file && ln /data/file /data/hard && " +
 				"ln -s file /data/soft && mkfifo /data/pipe && mknod /data/dev c 1 3 && chown -h web:web /data/soft && touch -d '2001-02-03 04:05:06' /data/hard"},
+			// What the image has: changed, moved and removed.
+			{"run": "echo changed >> /www/index.html; chmod 640 /etc/group; mv /etc/passwd /etc/p && cp /etc/p /etc/passwd; mv /www /srv2; ln -s /srv2 /www; rm /bin/tr /bin/cut; echo x > /bin/cut"},
 			{"env": m{"key": "PATH", "value": "/more:${PATH}", "expand": true}},
 			{"env": m{"key": "PORT", "value": "8099"}},
 			{"user": m{"name": "ada"}},
@@ -40,15 +42,18 @@ func TestTemplateFromImage(t *testing.T) {
 		"ready_cmd": "wget -q -O /dev/null http://127.0.0.1:$PORT/",
 	})
 	for _, want := range []string{
-		"stdout: 100\nstdout: /www\nstdout: yes\n", "stderr: oops\n", "system: step 1 of 9: run id -u", "system: step 9 done", "system: the build is ready",
+		"stdout: 100\nstdout: /www\nstdout: yes\n", "stderr: oops\n", "system: step 1 of 10: run id -u", "system: step 10 done", "system: the build is ready",
 	} {
 		if !strings.Contains(log, want) {
 			t.Errorf("the log lacks %q:\n%s", want, log)
 		}
 	}
 	b := shared.create(t, fromTemplate(name))
-	if got := b.sh("wget -q -O - http://127.0.0.1:8099/"); got != "it serves" {
+	if got := b.sh("wget -q -O - http://127.0.0.1:8099/"); got != "it serves\nchanged" {
 		t.Errorf("the process of the template answers %q", got)
+	}
+	if got := b.sh("stat -c %a /etc/group; ls /bin/tr 2>/dev/null; cat /bin/cut; ls /srv2; readlink /www; wc -l < /etc/p"); got != "640\nx\nindex.html\n/srv2\n2" {
+		t.Errorf("what the image had became %q", got)
 	}
 	if got := b.sh("id -un; pwd; echo $PATH $FROM_IMAGE; cat where; stat -c %U owned /srv/app/sub"); got !=
 		"ada\n/srv/app/sub\n/more:/bin:/sbin:/usr/bin:/opt/bin yes\n/srv/app/sub\nada\nada" {
@@ -211,7 +216,7 @@ func TestCopyStep(t *testing.T) {
 }
 
 func TestCancelBuild(t *testing.T) {
-	s := sibling(t, "10.216.0.0/16", map[string]string{"WARM_POOL_SIZE": "0"})
+	s := sibling(t, "10.221.0.0/16", map[string]string{"WARM_POOL_SIZE": "0"})
 	reg := newRegistry(t)
 	ref := reg.push("cancel:1", v1.Config{Env: []string{"PATH=/bin"}}, alpineLike(t)...)
 	for phase, c := range buildPhases(reg, ref) {
@@ -247,7 +252,7 @@ func buildPhases(reg *ociRegistry, ref string) map[string]phase {
 // TestKillDuringBuild: wherever the server is killed, the build is over after the restart, nothing of it is left, and the
 // same build works.
 func TestKillDuringBuild(t *testing.T) {
-	s := sibling(t, "10.217.0.0/16", map[string]string{"WARM_POOL_SIZE": "0"})
+	s := sibling(t, "10.222.0.0/16", map[string]string{"WARM_POOL_SIZE": "0"})
 	reg := newRegistry(t)
 	ref := reg.push("cancel:1", v1.Config{Env: []string{"PATH=/bin"}}, alpineLike(t)...)
 	phases := buildPhases(reg, ref)

@@ -217,9 +217,9 @@ func (j *job) runCommand(box template.Box, st state, command string) error {
 	if err := needShell(j.ctx, box); err != nil {
 		return err
 	}
-	var last lastLine
+	var last template.Tail
 	code, err := box.Run(j.ctx, j.command(st, command), func(stream, text string) {
-		last.add(text)
+		last.Add(text)
 		j.log.output(stream, text)
 	})
 	j.log.endOutput()
@@ -227,7 +227,7 @@ func (j *job) runCommand(box template.Box, st state, command string) error {
 		return err
 	}
 	if code != 0 {
-		return &refusal{text: fmt.Sprintf("exited with code %d%s", code, last.String())}
+		return &refusal{text: fmt.Sprintf("exited with code %d%s", code, &last)}
 	}
 	return nil
 }
@@ -256,26 +256,6 @@ func refused(text string, err error) error {
 		return &refusal{text: text, cause: err}
 	}
 	return err
-}
-
-// lastLine keeps the end of a command's output for an error message.
-type lastLine struct{ text string }
-
-const maxLastLine = 300
-
-func (l *lastLine) add(text string) {
-	l.text += text
-	if over := len(l.text) - maxLastLine; over > 0 {
-		l.text = strings.ToValidUTF8(l.text[over:], "")
-	}
-}
-
-// String is ": " and the last lines in one, "" when there was no output.
-func (l *lastLine) String() string {
-	if text := strings.Join(strings.Fields(l.text), " "); text != "" {
-		return ": " + text
-	}
-	return ""
 }
 
 // stepText is a step in one short line.

@@ -61,10 +61,10 @@ func (j *job) makeUser(box template.Box, step *sandbox.UserStep) error {
 	if step.Sudo {
 		env["BUILD_SUDO"] = "yes"
 	}
-	var last lastLine
+	var last template.Tail
 	code, err := box.Run(j.ctx, template.Command{Shell: userScript, Env: env, User: "root", Workdir: "/", Timeout: userTimeout},
 		func(stream, text string) {
-			last.add(text)
+			last.Add(text)
 			j.log.output(stream, text)
 		})
 	j.log.endOutput()
@@ -76,7 +76,7 @@ func (j *job) makeUser(box template.Box, step *sandbox.UserStep) error {
 	case code == exitNoSudo:
 		return &refusal{text: "the image has no sudo; install it in an earlier step, on Debian with: apt-get update && apt-get install -y sudo"}
 	case code != 0:
-		return &refusal{text: fmt.Sprintf("making the user exited with code %d%s", code, last.String())}
+		return &refusal{text: fmt.Sprintf("making the user exited with code %d%s", code, &last)}
 	}
 	return nil
 }
