@@ -130,7 +130,8 @@ func (h *gvisorHost) openNetwork(ctx context.Context, hc HostConfig) (*network.M
 	}
 	gatekeeper, err := egress.New(egress.Config{
 		Blocked:  append([]netip.Prefix{cfg.CIDR}, cfg.Blocked...), // that no slot's proxy leads to another slot
-		Upstream: hc.Config.DNSUpstream, ConnectionsPerSlot: cfg.MaxConnections, Recorder: hc.NetworkLog, Logger: hc.Logger,
+		Upstream: hc.Config.DNSUpstream, ConnectionsPerSlot: cfg.MaxConnections, MaxMbits: cfg.MaxMbits,
+		Recorder: hc.NetworkLog, Logger: hc.Logger,
 	})
 	if err != nil {
 		return nil, fmt.Errorf("setting up the network: %w", err)

@@ -130,7 +130,8 @@ func (s *Server) openStore(ctx context.Context) error {
 // openNetworkLog comes before the host, which writes to it until it is stopped.
 func (s *Server) openNetworkLog(context.Context) error {
 	l, err := netlog.New(netlog.Config{
-		Store: s.store, Retention: s.cfg.NetworkLogRetention, MaxRows: s.cfg.NetworkLogMaxRows, Logger: s.log,
+		Store: s.store, Retention: s.cfg.NetworkLogRetention, MaxRows: s.cfg.NetworkLogMaxRows,
+		Connections: s.cfg.NetworkConnections, Logger: s.log,
 	})
 	if err != nil {
 		return err

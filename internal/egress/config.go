@@ -35,6 +35,9 @@ type Config struct {
 	Connections int
 	// ConnectionsPerSlot is how many of them one slot may have; default 4096, and at most half of Connections.
 	ConnectionsPerSlot int
+	// MaxMbits is how fast one slot's TCP connections together may send and receive, in Mbit/s each way; 0 for no limit.
+	// What is exchanged with the resolver does not count.
+	MaxMbits int
 	// OriginalDst finds where a redirected connection was going. Default: connection tracking is asked.
 	OriginalDst func(*net.TCPConn) (netip.AddrPort, error)
 	// Dial opens the connection to where it was going; default: from this host.
@@ -85,6 +88,9 @@ func (c Config) validate() error {
 		if !p.IsValid() {
 			return errors.New("a blocked range is not a valid CIDR")
 		}
+	}
+	if c.MaxMbits < 0 {
+		return fmt.Errorf("the bandwidth of a slot, %d Mbit/s, must not be negative", c.MaxMbits)
 	}
 	return nil
 }

@@ -162,7 +162,7 @@ func (c *conn) up() {
 	}
 	if !all {
 		var n int64
-		n, err = c.proxy.stream(c.server, c.client)
+		n, err = c.proxy.stream(c.ctx, c.server, c.client, c.guest.up)
 		c.sent.Add(n)
 		if err != nil {
 			c.abort()
@@ -186,7 +186,7 @@ func (c *conn) down() {
 		c.abort()
 		return
 	}
-	n, err := c.proxy.stream(c.client, c.server)
+	n, err := c.proxy.stream(c.ctx, c.client, c.server, c.guest.down)
 	c.received.Add(n)
 	if err != nil {
 		c.abort()

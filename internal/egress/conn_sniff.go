@@ -68,7 +68,7 @@ func (c *conn) sniff() error {
 // next waits for more, and deals with the client that does not send it.
 func (g *glance) next(matters bool) error {
 	g.client.SetReadDeadline(g.readDeadline(matters)) //nolint:errcheck // reading fails then
-	err := g.proxy.buffers.read(g.client, func(b []byte) error {
+	err := g.proxy.read(g.ctx, g.client, g.guest.up, func(b []byte) error {
 		g.held = append(g.held, b...)
 		if g.take(len(b)) {
 			g.sniffer.feed(b)

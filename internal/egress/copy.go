@@ -1,6 +1,7 @@
 package egress
 
 import (
+	"context"
 	"errors"
 	"io"
 	"net"
@@ -31,8 +32,8 @@ func newBuffers() *buffers {
 func (b *buffers) get() *[chunkSize]byte  { return b.pool.Get().(*[chunkSize]byte) }
 func (b *buffers) put(c *[chunkSize]byte) { b.pool.Put(c) }
 
-// read waits until there is something to read and hands it to use. The end of the stream is io.EOF.
-func (b *buffers) read(from *net.TCPConn, use func([]byte) error) error {
+// read waits until there is something to read and hands at most so many bytes to use. The end of the stream is io.EOF.
+func (b *buffers) read(from *net.TCPConn, most int, use func([]byte) error) error {
 	raw, err := from.SyscallConn()
 	if err != nil {
 		return err
@@ -42,7 +43,7 @@ func (b *buffers) read(from *net.TCPConn, use func([]byte) error) error {
 	var readErr error
 	err = raw.Read(func(fd uintptr) bool {
 		chunk = b.get()
-		n, readErr = readNow(int(fd), chunk[:])
+		n, readErr = readNow(int(fd), chunk[:most])
 		if errors.Is(readErr, unix.EAGAIN) {
 			b.put(chunk)
 			chunk = nil
@@ -72,15 +73,24 @@ func readNow(fd int, b []byte) (int, error) {
 	}
 }
 
+// read waits until there is something to read and its turn has come, and hands it to use.
+func (p *proxy) read(ctx context.Context, from *net.TCPConn, pace *pacer, use func([]byte) error) error {
+	most, err := pace.turn(ctx, from)
+	if err != nil {
+		return err
+	}
+	return p.buffers.read(from, most, use)
+}
+
 // stream copies until the end of from, and says how many bytes it copied even when it fails. The error is nil at the end.
-func (p *proxy) stream(to, from *net.TCPConn) (total int64, err error) {
+func (p *proxy) stream(ctx context.Context, to, from *net.TCPConn, pace *pacer) (total int64, err error) {
 	for err == nil {
-		if total >= spliceAfter {
+		if pace == nil && total >= spliceAfter {
 			if n, ok, err := p.splice(to, from); ok {
 				return total + n, err
 			}
 		}
-		err = p.buffers.read(from, func(b []byte) error {
+		err = p.read(ctx, from, pace, func(b []byte) error {
 			n, err := to.Write(b)
 			total += int64(n)
 			return err

@@ -1,6 +1,7 @@
 package egress
 
 import (
+	"fmt"
 	"log/slog"
 	"net/netip"
 	"slices"
@@ -38,8 +39,8 @@ func New(cfg Config) (*Engine, error) {
 	return e, nil
 }
 
-// Listen opens the ports that DNS and TCP are redirected to, the given ones if they are free. What arrives there waits
-// until Serve.
+// Listen opens the ports that DNS and TCP are redirected to, the given ones if they are free and only privileged
+// processes can take them. What arrives there waits until Serve.
 func (e *Engine) Listen(dns, proxy uint16) (gotDNS, gotProxy uint16, err error) {
 	if gotDNS, err = e.resolver.listen(dns); err != nil {
 		return 0, 0, err
@@ -47,6 +48,10 @@ func (e *Engine) Listen(dns, proxy uint16) (gotDNS, gotProxy uint16, err error) 
 	if gotProxy, err = e.proxy.listen(proxy); err != nil {
 		e.resolver.stop()
 		return 0, 0, err
+	}
+	if max(gotDNS, gotProxy) >= firstUnreserved {
+		e.log.Warn("the ports for sandboxes' DNS and TCP are not reserved for root: if the server is killed, any process of this host can take them and get what sandboxes send",
+			"dns", gotDNS, "tcp", gotProxy, "mend", fmt.Sprintf("free two of the ports %d to %d", firstPort, lastPort))
 	}
 	return gotDNS, gotProxy, nil
 }
@@ -116,7 +121,7 @@ func (e *Engine) guest(addr netip.Addr) *guest {
 	defer e.mu.Unlock()
 	g := e.guests[addr]
 	if g == nil {
-		g = newGuest(addr)
+		g = newGuest(addr, e.cfg.MaxMbits)
 		e.guests[addr] = g
 	}
 	return g

@@ -17,6 +17,8 @@ type guest struct {
 	addr  netip.Addr
 	names *memory
 	rules atomic.Pointer[rules]
+	// up paces what its TCP connections send, down what they receive; nil: no limit.
+	up, down *pacer
 
 	queries  atomic.Int64 // being answered
 	dnsConns atomic.Int64 // open TCP connections to the resolver
@@ -56,10 +58,10 @@ func (r *rules) decide(f sandbox.Flow) sandbox.Decision {
 	return r.policy.Decide(f)
 }
 
-func newGuest(addr netip.Addr) *guest {
+func newGuest(addr netip.Addr, mbits int) *guest {
 	g := &guest{
 		addr: addr, names: newMemory(), settled: make(chan struct{}), open: map[*conn]struct{}{},
-		refused: map[refusal]*tally{}, flows: map[uint32]*trackedFlow{},
+		refused: map[refusal]*tally{}, flows: map[uint32]*trackedFlow{}, up: newPacer(mbits), down: newPacer(mbits),
 	}
 	g.rules.Store(&rules{state: stateUnknown})
 	return g

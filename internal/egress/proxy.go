@@ -3,6 +3,7 @@ package egress
 import (
 	"context"
 	"errors"
+	"fmt"
 	"net"
 	"sync"
 	"sync/atomic"
@@ -34,12 +35,12 @@ func newProxy(e *Engine) *proxy {
 
 // listen opens the port; connections wait there until serve.
 func (p *proxy) listen(preferred uint16) (uint16, error) {
-	l, err := listenTCP(preferred)
+	l, err := firstFree(preferred, listenTCP)
 	if err != nil {
-		return 0, err
+		return 0, fmt.Errorf("opening the proxy's port: %w", err)
 	}
 	p.listener = l
-	return l.Addr().(*net.TCPAddr).AddrPort().Port(), nil
+	return portOf(l), nil
 }
 
 func (p *proxy) serve() { p.running.Go(p.accept) }
@@ -91,8 +92,8 @@ func (p *proxy) handle(client *net.TCPConn) {
 		return
 	}
 	full := func(rule string) {
-		reset(client)
 		p.engine.Refused(g.addr, sandbox.PacketInfo{Protocol: sandbox.ProtocolTCP, Addr: dst.Addr(), Port: dst.Port(), Rule: rule}, 1)
+		reset(client)
 	}
 	if place(&g.conns, p.engine.cfg.ConnectionsPerSlot) {
 		full(ruleConnections)

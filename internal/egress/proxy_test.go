@@ -53,6 +53,7 @@ func TestNamesInsideConnections(t *testing.T) {
 		"NUL behind the line":     {"GET / HTTP/1.1\r\nX: \x00\r\nHost: evil.example\r\n\r\n", false, "the head of the HTTP request is malformed", "good.example", http},
 		"HTTP/2 without TLS":      {"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", false, nameless, "good.example", http},
 		"a head that is too long": {get("good.example")[:30] + strings.Repeat("a", egress.MaxHead), false, "the head of the HTTP request has more than 64 KiB", "good.example", http},
+		"one that is complete":    {get("good.example")[:30] + strings.Repeat("a", 70<<10) + "\r\n\r\n", false, "the head of the HTTP request has more than 64 KiB", "good.example", http},
 		"another protocol":        {"\x00\x00\x00\x08\x04\xd2\x16\x2f", true, good, "good.example", tcp},
 		"text":                    {"EHLO x\r\n", true, good, "good.example", tcp},
 		"text without an end":     {"hello", true, good, "good.example", tcp},
@@ -252,9 +253,9 @@ func TestUnreachableServers(t *testing.T) {
 	}
 }
 
-func TestHalfClose(t *testing.T) {
-	w := newWorld(t)
-	w.apply(nil, nil)
+func TestHalfClose(t *testing.T) { withAndWithoutLimit(t, testHalfClose) }
+
+func testHalfClose(t *testing.T, w *world) {
 	w.serve(1, func(c *net.TCPConn) { // answers only after the client's end
 		b, err := io.ReadAll(c)
 		if err == nil {
@@ -287,9 +288,9 @@ func TestHalfClose(t *testing.T) {
 }
 
 // A reset reaches the other end, also when the half it comes from has ended before.
-func TestResetsPassThrough(t *testing.T) {
-	w := newWorld(t)
-	w.apply(nil, nil)
+func TestResetsPassThrough(t *testing.T) { withAndWithoutLimit(t, testResetsPassThrough) }
+
+func testResetsPassThrough(t *testing.T, w *world) {
 	gone := make(chan error, 1)
 	w.serve(1, func(c *net.TCPConn) {
 		_, err := io.Copy(io.Discard, c)
@@ -332,9 +333,9 @@ func TestResetsPassThrough(t *testing.T) {
 }
 
 // A client that ends its half and then vanishes does not leave a connection to a silent server behind.
-func TestResetAfterTheEnd(t *testing.T) {
-	w := newWorld(t)
-	w.apply(nil, nil)
+func TestResetAfterTheEnd(t *testing.T) { withAndWithoutLimit(t, testResetAfterTheEnd) }
+
+func testResetAfterTheEnd(t *testing.T, w *world) {
 	read, end := make(chan struct{}), make(chan struct{})
 	w.serve(1, func(c *net.TCPConn) {
 		io.Copy(io.Discard, c)

@@ -1,6 +1,7 @@
 package egress
 
 import (
+	"fmt"
 	"net"
 	"net/netip"
 	"sync"
@@ -38,15 +39,15 @@ type resolver struct {
 
 // listen opens the sockets, on the preferred port if it is free; packets wait there until serve.
 func (r *resolver) listen(preferred uint16) (uint16, error) {
-	tcp, udp, err := listenBoth(preferred)
+	l, err := firstFree(preferred, listenDNS)
 	if err != nil {
-		return 0, err
+		return 0, fmt.Errorf("opening the resolver's port: %w", err)
 	}
 	r.servers = []*dns.Server{
-		{PacketConn: udp, Handler: r, UDPSize: udpSize},
-		{Listener: &slotListener{Listener: tcp, engine: r.engine}, Handler: r, MaxTCPQueries: -1},
+		{PacketConn: l.udp, Handler: r, UDPSize: udpSize},
+		{Listener: &slotListener{Listener: l.tcp, engine: r.engine}, Handler: r, MaxTCPQueries: -1},
 	}
-	return tcp.Addr().(*net.TCPAddr).AddrPort().Port(), nil
+	return portOf(l.tcp), nil
 }
 
 // serve starts answering and returns when both servers do.

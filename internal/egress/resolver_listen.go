@@ -1,39 +1,72 @@
 package egress
 
 import (
-	"fmt"
+	"errors"
 	"net"
+	"slices"
 	"sync"
+
+	"golang.org/x/sys/unix"
 )
 
-// listenTCP opens a port, the preferred one if it is free. It listens on all addresses, because a redirected packet
-// carries the address of the interface it came by, and those come and go; the rules let only slots in.
-func listenTCP(preferred uint16) (*net.TCPListener, error) {
-	l, err := net.ListenTCP("tcp4", &net.TCPAddr{IP: net.IPv4zero, Port: int(preferred)})
-	if err != nil && preferred != 0 {
-		l, err = net.ListenTCP("tcp4", &net.TCPAddr{IP: net.IPv4zero})
+// The ports to listen on. Only privileged processes can take them, so that nobody else gets what the rules redirect
+// there after the server has crashed. They have no well-known use.
+const (
+	firstPort       = 954
+	lastPort        = 988
+	firstUnreserved = 1024
+)
+
+// candidates lists where to listen, the best first: the preferred port, but one that is not reserved only when there is
+// no other. 0 is any that is free.
+func candidates(preferred uint16) []uint16 {
+	const attempts = 20 // a port may be free for TCP only
+	var ports []uint16
+	for p := uint16(firstPort); p <= lastPort; p++ {
+		ports = append(ports, p)
 	}
-	return l, err
+	if preferred != 0 && preferred < firstUnreserved {
+		ports = slices.Insert(ports, 0, preferred)
+	}
+	return append(append(ports, preferred), make([]uint16, attempts)...)
 }
 
-// listenBoth opens the same port for TCP and UDP.
-func listenBoth(preferred uint16) (net.Listener, net.PacketConn, error) {
-	const attempts = 20
-	var err error
-	for range attempts {
-		var tcp *net.TCPListener
-		if tcp, err = listenTCP(preferred); err != nil {
-			break
+// firstFree opens the first candidate that can be.
+func firstFree[T any](preferred uint16, open func(port uint16) (T, error)) (opened T, err error) {
+	for _, port := range candidates(preferred) {
+		if opened, err = open(port); !errors.Is(err, unix.EADDRINUSE) && !errors.Is(err, unix.EACCES) {
+			return opened, err
 		}
-		preferred = 0 // the port may be free for TCP only
-		var udp net.PacketConn
-		if udp, err = net.ListenPacket("udp4", tcp.Addr().String()); err == nil {
-			return tcp, udp, nil
-		}
-		tcp.Close() //nolint:errcheck // the error that counts is above
 	}
-	return nil, nil, fmt.Errorf("opening the resolver's port: %w", err)
+	return opened, err
 }
+
+// listenTCP listens on all addresses, because a redirected packet carries the address of the interface it came by, and
+// those come and go; the rules let only slots in.
+func listenTCP(port uint16) (*net.TCPListener, error) {
+	return net.ListenTCP("tcp4", &net.TCPAddr{IP: net.IPv4zero, Port: int(port)})
+}
+
+// dnsListener is the same port for TCP and UDP.
+type dnsListener struct {
+	tcp *net.TCPListener
+	udp net.PacketConn
+}
+
+func listenDNS(port uint16) (dnsListener, error) {
+	tcp, err := listenTCP(port)
+	if err != nil {
+		return dnsListener{}, err
+	}
+	udp, err := net.ListenPacket("udp4", tcp.Addr().String())
+	if err != nil {
+		tcp.Close() //nolint:errcheck // the error that counts is above
+		return dnsListener{}, err
+	}
+	return dnsListener{tcp, udp}, nil
+}
+
+func portOf(l *net.TCPListener) uint16 { return l.Addr().(*net.TCPAddr).AddrPort().Port() }
 
 // slotListener accepts only connections of slots and only so many of each, because every connection costs the host a
 // file descriptor.

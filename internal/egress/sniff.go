@@ -47,6 +47,7 @@ func (s *sniffer) feed(b []byte) {
 	if s.stage == stageDone {
 		return
 	}
+	b = b[:min(len(b), maxHead-s.size)] // what is behind it does not count, however the bytes arrive
 	s.size += len(b)
 	if s.stage == stageOpen {
 		b = s.begin(b)

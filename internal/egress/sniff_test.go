@@ -158,6 +158,14 @@ func TestSniffHTTP(t *testing.T) {
 	for in, want := range tests {
 		checkSniff(t, fmt.Sprintf("%.60q", in), []byte(in), want)
 	}
+	head := func(size int) string {
+		const start, end = "GET / HTTP/1.1\r\nHost: a.example\r\nX: ", "\r\n\r\n"
+		return start + strings.Repeat("y", size-len(start)-len(end)) + end
+	}
+	checkSniff(t, "as much as a head may have", []byte(head(egress.MaxHead)), done(http, "a.example"))
+	for _, size := range []int{egress.MaxHead + 1, 70 << 10, 300 << 10} {
+		checkSniff(t, fmt.Sprintf("a head of %d bytes", size), []byte(head(size)), bad(http, "the head of the HTTP request has more than 64 KiB"))
+	}
 	for _, open := range []string{"", "P", "GET / HTTP", "hello", "\r\n\r\n", "\x80\x2e", "one two three"} {
 		if got := egress.Sniff([]byte(open)); got.Done || got.Head {
 			t.Errorf("%q: %+v, want more to be waited for", open, got)
@@ -182,7 +190,7 @@ func FuzzSniff(f *testing.F) {
 			pieces = append(pieces, rest[:min(n, len(rest))])
 		}
 		got := egress.Sniff(pieces...)
-		if whole := egress.Sniff(b); whole != got && len(b) < egress.MaxHead {
+		if whole := egress.Sniff(b); whole != got {
 			t.Fatalf("whole %+v, in pieces of %d %+v", whole, n, got)
 		}
 		if len(b) >= egress.MaxHead && !got.Done {

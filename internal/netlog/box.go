@@ -15,11 +15,13 @@ const (
 	// maxWaitingPerSandbox and maxWaiting bound rows that wait to be written; a row has at most some 700 bytes.
 	maxWaitingPerSandbox = 2048
 	maxWaiting           = 16384
-	// maxAllowed and maxRefused bound the flows of a sandbox that may be recorded again, maxFollowed those of all.
-	maxAllowed  = 2048
-	maxRefused  = 512
-	maxFollowed = 65536
-	// forgetBox is how long nothing must have been recorded of a sandbox for its flows not to be followed any more.
+	// maxRefused bounds the refused flows of a sandbox that may be recorded again; of those that were allowed there are
+	// as many as Config.Connections. maxFollowed bounds those of all sandboxes, of each kind.
+	maxRefused         = 512
+	maxFollowed        = 65536
+	defaultConnections = 4096
+	// forgetBox is how long nothing must have been recorded of a sandbox for its flows not to be followed any more; open
+	// connections are.
 	forgetBox = time.Hour
 )
 
@@ -58,7 +60,7 @@ type waiter struct {
 
 func newBox(l *Log, sandboxID string, now time.Time) *box {
 	return &box{log: l, sandboxID: sandboxID, tokens: rowsBurst, filled: now, byID: map[string]*row{},
-		flows: newFlows(), sums: map[sumKey]*sum{}}
+		flows: newFlows(l.connections), sums: map[sumKey]*sum{}}
 }
 
 // record takes an entry: into the row of the same ID that waits, into a row of its own, or into a summary.
@@ -75,7 +77,7 @@ func (b *box) record(e *sandbox.NetworkLogEntry, now time.Time) {
 		}
 		f.latest = tallyOf(e)
 		if !ends(e) {
-			b.follow(f, e.Verdict)
+			b.follow(f, kindOf(e))
 		}
 		return
 	}
@@ -126,19 +128,20 @@ func (b *box) tokensAt(now time.Time) float64 {
 }
 
 // follow remembers a flow that may be recorded again, if need be in the place of the oldest.
-func (b *box) follow(f *flow, v sandbox.NetworkVerdict) {
-	if oldest := b.flows.inTheWay(v, b.log.followed >= maxFollowed); oldest != nil {
+func (b *box) follow(f *flow, kind flowKind) {
+	f.kind = kind
+	if oldest := b.flows.inTheWay(kind, b.log.followed[kind] >= maxFollowed); oldest != nil {
 		b.unfollow(oldest)
 	}
-	if b.log.followed < maxFollowed {
-		b.flows.add(f, v)
-		b.log.followed++
+	if b.log.followed[kind] < maxFollowed {
+		b.flows.add(f)
+		b.log.followed[kind]++
 	}
 }
 
 func (b *box) unfollow(f *flow) {
 	b.flows.remove(f)
-	b.log.followed--
+	b.log.followed[f.kind]--
 }
 
 // writtenUpTo says whether all that was recorded up to order is in the store.
@@ -167,6 +170,6 @@ func (b *box) wakeWaiters(err error) {
 
 // idle says whether nothing is lost when the box is forgotten.
 func (b *box) idle(now time.Time) bool {
-	return len(b.rows)+len(b.sums)+len(b.waiters) == 0 && b.tokensAt(now) >= rowsBurst &&
+	return len(b.rows)+len(b.sums)+len(b.waiters)+b.flows.byKind[kindConnection].Len() == 0 && b.tokensAt(now) >= rowsBurst &&
 		(b.flows.len() == 0 || now.Sub(b.used) > forgetBox)
 }

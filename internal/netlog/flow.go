@@ -14,17 +14,44 @@ type flow struct {
 	latest tally // what was recorded last
 	summed tally // what summaries have of it
 
+	kind    flowKind
 	element *list.Element
-	in      *list.List
+}
+
+// flowKind tells flows apart that must not push out one another.
+type flowKind int
+
+const (
+	// kindConnection: a TCP connection. It is followed until it ends, and no more are open than a sandbox may have.
+	kindConnection flowKind = iota
+	// kindFlow: of UDP or ICMP. Its last row does not say that it is the last.
+	kindFlow
+	// kindRefused: a sandbox can make up any number of them.
+	kindRefused
+
+	flowKinds = 3
+)
+
+func kindOf(e *sandbox.NetworkLogEntry) flowKind {
+	switch {
+	case e.Verdict != sandbox.VerdictAllowed:
+		return kindRefused
+	case endsWithBytes(e):
+		return kindConnection
+	}
+	return kindFlow
 }
 
 // ends says whether an entry is the last one of its ID: a DNS query, or a TCP connection with its bytes.
 func ends(e *sandbox.NetworkLogEntry) bool {
+	return e.Protocol == sandbox.ProtocolDNS || endsWithBytes(e) && hasBytes(e)
+}
+
+// endsWithBytes says whether an entry is of TCP, whose bytes are known at the end.
+func endsWithBytes(e *sandbox.NetworkLogEntry) bool {
 	switch e.Protocol {
-	case sandbox.ProtocolDNS:
-		return true
 	case sandbox.ProtocolTCP, sandbox.ProtocolTLS, sandbox.ProtocolHTTP:
-		return hasBytes(e)
+		return true
 	}
 	return false
 }
@@ -63,44 +90,37 @@ func (t tally) in(e *sandbox.NetworkLogEntry) *sandbox.NetworkLogEntry {
 	return &out
 }
 
-// flows are the followed ones of a sandbox, those that were refused apart: it can make up any number of them, and they
-// must not push out its connections.
+// flows are the followed ones of a sandbox.
 type flows struct {
-	byID             map[string]*flow
-	allowed, refused *list.List // the oldest in front
+	byID   map[string]*flow
+	byKind [flowKinds]*list.List // the oldest in front
+	most   [flowKinds]int
 }
 
-func newFlows() flows {
-	return flows{byID: map[string]*flow{}, allowed: list.New(), refused: list.New()}
+func newFlows(connections int) flows {
+	return flows{byID: map[string]*flow{}, byKind: [flowKinds]*list.List{list.New(), list.New(), list.New()},
+		most: [flowKinds]int{kindConnection: connections, kindFlow: connections, kindRefused: maxRefused}}
 }
 
 func (s *flows) len() int { return len(s.byID) }
 
 func (s *flows) find(id string) *flow { return s.byID[id] }
 
-func (s *flows) listOf(v sandbox.NetworkVerdict) (l *list.List, most int) {
-	if v == sandbox.VerdictAllowed {
-		return s.allowed, maxAllowed
-	}
-	return s.refused, maxRefused
-}
-
 // inTheWay is the flow that has to go for another one; nil when there is room.
-func (s *flows) inTheWay(v sandbox.NetworkVerdict, full bool) *flow {
-	l, most := s.listOf(v)
-	if l.Len() == 0 || l.Len() < most && !full {
+func (s *flows) inTheWay(kind flowKind, full bool) *flow {
+	l := s.byKind[kind]
+	if l.Len() == 0 || l.Len() < s.most[kind] && !full {
 		return nil
 	}
 	return l.Front().Value.(*flow)
 }
 
-func (s *flows) add(f *flow, v sandbox.NetworkVerdict) {
-	f.in, _ = s.listOf(v)
-	f.element = f.in.PushBack(f)
+func (s *flows) add(f *flow) {
+	f.element = s.byKind[f.kind].PushBack(f)
 	s.byID[f.id] = f
 }
 
 func (s *flows) remove(f *flow) {
-	f.in.Remove(f.element)
+	s.byKind[f.kind].Remove(f.element)
 	delete(s.byID, f.id)
 }

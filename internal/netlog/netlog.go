@@ -9,7 +9,8 @@
 //
 // A connection is recorded when it begins and again, under the same ID, with its bytes; the later row replaces the
 // earlier. The first of the two decides whether it has a row of its own. When a summary has taken some of its bytes,
-// those are left out of its row. Only a connection that outlasts maxAllowed younger ones may be counted twice.
+// those are left out of its row. What is counted twice is at most a flow of UDP or ICMP that outlasts Config.Connections
+// younger ones, and a refused one that outlasts maxRefused.
 //
 // Rows go with their sandbox, after Retention, and, the oldest first, beyond MaxRows for each sandbox.
 package netlog
@@ -45,8 +46,10 @@ type Config struct {
 	// MaxRows is how many rows are kept for each sandbox, give or take a tenth; 0: no log is kept, and what there is of
 	// one is removed.
 	MaxRows int
-	Logger  *slog.Logger     // nil: no log
-	Now     func() time.Time // nil: time.Now
+	// Connections is how many connections one sandbox may have open at a time; 0: 4096. So many are followed to their end.
+	Connections int
+	Logger      *slog.Logger     // nil: no log
+	Now         func() time.Time // nil: time.Now
 }
 
 // Stats are what has happened since New, in attempts (a row's Count), and how many rows wait to be written.
@@ -57,11 +60,12 @@ type Stats struct {
 
 // Log takes rows. All methods may be called at the same time.
 type Log struct {
-	store     Store
-	retention time.Duration
-	maxRows   int
-	log       *slog.Logger
-	now       func() time.Time
+	store       Store
+	retention   time.Duration
+	maxRows     int
+	connections int
+	log         *slog.Logger
+	now         func() time.Time
 
 	wake chan struct{} // set when there is something to write
 	// running is done when Stop is called, working when it gives up.
@@ -73,8 +77,8 @@ type Log struct {
 	boxes map[string]*box
 	// order numbers what is recorded, so that Flush knows what came before it.
 	order    int64
-	waiting  int // rows in all boxes
-	followed int // flows that are followed, in all boxes
+	waiting  int            // rows in all boxes
+	followed [flowKinds]int // flows that are followed, in all boxes
 	stats    Stats
 	// trouble is why the store took nothing last time; nil when it did.
 	trouble error
@@ -86,8 +90,11 @@ func New(cfg Config) (*Log, error) {
 	if cfg.Store == nil {
 		return nil, errors.New("netlog: a store is required")
 	}
-	if cfg.Retention < 0 || cfg.MaxRows < 0 {
-		return nil, errors.New("netlog: retention and the number of rows must not be negative")
+	if cfg.Retention < 0 || cfg.MaxRows < 0 || cfg.Connections < 0 {
+		return nil, errors.New("netlog: retention and the numbers of rows and connections must not be negative")
+	}
+	if cfg.Connections == 0 {
+		cfg.Connections = defaultConnections
 	}
 	if cfg.Logger == nil {
 		cfg.Logger = slog.New(slog.DiscardHandler)
@@ -95,8 +102,8 @@ func New(cfg Config) (*Log, error) {
 	if cfg.Now == nil {
 		cfg.Now = time.Now
 	}
-	l := &Log{store: cfg.Store, retention: cfg.Retention, maxRows: cfg.MaxRows, log: cfg.Logger, now: cfg.Now,
-		wake: make(chan struct{}, 1), boxes: map[string]*box{}}
+	l := &Log{store: cfg.Store, retention: cfg.Retention, maxRows: cfg.MaxRows, connections: cfg.Connections, log: cfg.Logger,
+		now: cfg.Now, wake: make(chan struct{}, 1), boxes: map[string]*box{}}
 	l.working, l.giveUp = context.WithCancel(context.Background())
 	l.running, l.stop = context.WithCancel(l.working)
 	l.loops.Go(l.sweep)

@@ -203,6 +203,38 @@ func TestBytesAreCountedOnce(t *testing.T) {
 	})
 }
 
+// As many connections as a sandbox may have open are each counted once, whatever else it does and however long they last.
+func TestOpenConnectionsAreCountedOnce(t *testing.T) {
+	for _, most := range []int{0, 5000} {
+		synctest.Test(t, func(t *testing.T) {
+			st := newMemoryStore()
+			l := newLog(t, netlog.Config{Store: st, Connections: most})
+			open := make([]sandbox.NetworkLogEntry, max(most, 4096))
+			for i := range open {
+				open[i] = connection(boxA, i)
+				l.Record(open[i])
+				udp, refused := connection(boxA, i), blocked(boxA, i)
+				udp.Protocol = sandbox.ProtocolUDP
+				l.Record(udp)
+				l.Record(refused)
+			}
+			time.Sleep(3 * time.Hour)
+			for _, e := range open {
+				l.Record(ended(e, 1, 2))
+			}
+			flush(t, l, boxA)
+			n := int64(len(open))
+			if _, attempts, sent, recv := st.of(boxA); attempts != 3*n || sent != n || recv != 2*n {
+				t.Errorf("%d attempts, %d and %d bytes; want %d, %d and %d", attempts, sent, recv, 3*n, n, 2*n)
+			}
+			stop(t, l)
+			if s := l.Stats(); s.Recorded != 3*n {
+				t.Errorf("%+v", s)
+			}
+		})
+	}
+}
+
 // A refused address is recorded at once and again with how often it was tried.
 func TestCountOfARefusedOneGrows(t *testing.T) {
 	st := newMemoryStore()
@@ -401,7 +433,8 @@ func TestOff(t *testing.T) {
 }
 
 func TestWrongConfig(t *testing.T) {
-	for _, cfg := range []netlog.Config{{}, {Store: newMemoryStore(), MaxRows: -1}, {Store: newMemoryStore(), Retention: -1}} {
+	for _, cfg := range []netlog.Config{{}, {Store: newMemoryStore(), MaxRows: -1}, {Store: newMemoryStore(), Retention: -1},
+		{Store: newMemoryStore(), Connections: -1}} {
 		if _, err := netlog.New(cfg); err == nil {
 			t.Errorf("%+v was taken", cfg)
 		}

@@ -245,7 +245,9 @@ func (l *Log) forget(now time.Time) {
 	defer l.mu.Unlock()
 	for id, b := range l.boxes {
 		if b.idle(now) {
-			l.followed -= b.flows.len()
+			for kind, followed := range b.flows.byKind {
+				l.followed[kind] -= followed.Len()
+			}
 			delete(l.boxes, id)
 		}
 	}

@@ -25,7 +25,8 @@ type Config struct {
 	// MaxConnections is how many tracked connections one slot may have; default 4096. It keeps one sandbox from filling
 	// the host's table.
 	MaxConnections int
-	// MaxMbits is how fast one slot may send to and receive from outside, in Mbit/s each way; 0 for no limit.
+	// MaxMbits is how fast one slot may send to and receive from outside by UDP and ICMP, DNS aside, in Mbit/s each way;
+	// 0 for no limit. What is above it is dropped. TCP is the gatekeeper's to limit.
 	MaxMbits int
 	// Logger defaults to slog.Default().
 	Logger *slog.Logger

@@ -73,12 +73,10 @@ func TestAdmissionsEnd(t *testing.T) {
 	if err := admit("www.example", publicAddr2, time.Minute); err != nil || passesUDP(s, publicAddr2) {
 		t.Errorf("an address is admitted for a name that the policy does not allow (%v)", err)
 	}
-	if err := admit("www.good.example", publicAddr, 2*time.Second); err != nil {
+	if err := admit("www.good.example", publicAddr, time.Second); err != nil {
 		t.Fatal(err)
 	}
-	if !passesUDP(s, publicAddr) {
-		t.Error("the admitted address is not reached")
-	}
+	<-time.After(time.Second) // nothing is sent meanwhile: a flow would keep the admission
 	await(t, "the admission ends", func() bool { return !passesUDP(s, publicAddr) })
 	if err := admit("www.good.example", publicAddr, time.Minute); err != nil {
 		t.Fatal(err)
@@ -146,18 +144,18 @@ func TestRestartKeepsAdmissions(t *testing.T) {
 	mustNotReach(t, s.NetNS, publicAddr, tcpPort)
 }
 
-// A connection that is made while the new server does not know the policy yet waits for it.
+// A connection that is made while no server runs, or while it does not know the policy yet, waits for it.
 func TestRestartMakesConnectionsWaitForThePolicy(t *testing.T) {
 	m := start(t)
 	s := acquire(t, m)
 	apply(t, m, s, nil, nil)
 	stop(t, m)
-	m = start(t)
 	done := make(chan error)
 	go func() {
 		_, err := talkTCP(s.NetNS, publicAddr, tcpPort, deadline)
 		done <- err
 	}()
+	m = start(t)
 	if err := m.Adopt(t.Context(), s); err != nil {
 		t.Fatal(err)
 	}
@@ -447,43 +445,6 @@ func TestOneSourcePortToTwoServers(t *testing.T) {
 			t.Errorf("%s: %v", addr, err)
 		}
 	}
-}
-
-func TestBandwidthIsLimited(t *testing.T) {
-	const mbits, size = 8, 3 << 20
-	m := start(t, func(c *setup) { c.MaxMbits = mbits })
-	s := acquire(t, m)
-	apply(t, m, s, nil, nil)
-	serveGuest(t, s)
-	transfer := func(ns, addr string, port int) time.Duration {
-		conn, err := dialTCP(ns, addr, port, deadline)
-		if err != nil {
-			t.Fatal(err)
-		}
-		defer conn.Close()
-		begin := time.Now()
-		go conn.Write(make([]byte, size))
-		conn.SetDeadline(time.Now().Add(time.Minute))
-		buf := make([]byte, 64<<10)
-		for got := 0; got < size; {
-			n, err := conn.r.Read(buf)
-			if err != nil {
-				t.Fatalf("after %d bytes: %v", got, err)
-			}
-			got += n
-		}
-		return time.Since(begin)
-	}
-	// Half of the time it takes at the limit, for what goes through at once at first.
-	atLeast := time.Duration(size*8/mbits/2) * time.Microsecond
-	limited := transfer(s.NetNS, publicAddr, tcpPort)
-	if limited < atLeast {
-		t.Errorf("%d bytes and back in %v at %d Mbit/s", size, limited, mbits)
-	}
-	if free := transfer("", s.GuestAddr.String(), hostPort); free > limited/2 {
-		t.Errorf("the host's own transfer took %v, the limited one %v", free, limited)
-	}
-	t.Logf("%.1f Mbit/s of %d", size*8/limited.Seconds()/1e6, mbits)
 }
 
 // The accounting that flows are read from must be on, also for connections of before.

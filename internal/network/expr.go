@@ -122,6 +122,16 @@ func port(p uint16) match {
 	return join(loadPort(), match{&expr.Cmp{Op: expr.CmpOpEq, Register: 1, Data: binaryutil.BigEndian.PutUint16(p)}})
 }
 
+// opensNothing: tcp flags & (fin | syn | rst | ack) != syn.
+func opensNothing() match {
+	const flags, fin, syn, rst, ack = 13, 1, 2, 4, 16
+	return match{
+		&expr.Payload{DestRegister: 1, Base: expr.PayloadBaseTransportHeader, Offset: flags, Len: 1},
+		&expr.Bitwise{SourceRegister: 1, DestRegister: 1, Len: 1, Mask: []byte{fin | syn | rst | ack}, Xor: []byte{0}},
+		&expr.Cmp{Op: expr.CmpOpNeq, Register: 1, Data: []byte{syn}},
+	}
+}
+
 // inSet: register 1 in @set.
 func inSet(set *nftables.Set) match {
 	return match{&expr.Lookup{SourceRegister: 1, SetName: set.Name, SetID: set.ID}}

@@ -11,8 +11,9 @@ import (
 // for what an earlier process left, then Serve; Stop comes last. Calls about one guest follow one another, except
 // Refused and Flow, which may come until Forget. None may call back into Admit.
 type Gatekeeper interface {
-	// Listen opens the ports that DNS (UDP and TCP) and TCP are redirected to: those named if they are free, others
-	// otherwise and for 0. What arrives waits until Serve. Only packets of slots get there.
+	// Listen opens the ports that DNS (UDP and TCP) and TCP are redirected to: those named if they are free and suit,
+	// others otherwise and for 0. What arrives waits until Serve. Only packets of slots get there. Those go to the ports
+	// even when the process has died, so that no unprivileged one should be able to take them.
 	Listen(dns, proxy uint16) (gotDNS, gotProxy uint16, err error)
 	// Serve begins to answer, and returns when it does.
 	Serve(sandbox.Admitter)

@@ -170,18 +170,18 @@ func (m *Manager) start(ctx context.Context) {
 }
 
 // Stop ends the background work and removes the slots of the pool. Acquired slots and their rules stay as they are, but
-// until the next New names do not resolve and TCP connections are refused.
+// until the next New the packets of DNS and those that would open a TCP connection are dropped, so that a guest waits.
 func (m *Manager) Stop(ctx context.Context) error {
 	m.stop()
 	m.tasks.Wait() //nolint:errcheck // the tasks return no errors
 	m.observe()
+	errs := m.rules.standDown()
 	m.cfg.Gatekeeper.Stop()
 	m.packets.close()
 	m.mu.Lock()
 	unused := m.pool
 	m.pool = nil
 	m.mu.Unlock()
-	var errs error
 	for _, s := range unused {
 		errs = errors.Join(errs, m.Release(ctx, s))
 	}

@@ -13,6 +13,8 @@ const (
 	netnsDir = "/run/netns"
 	// guestIf is the name of the guest's end inside the namespace.
 	guestIf = "eth0"
+	// linkStart starts the name of every instance's links.
+	linkStart = "ss-"
 	// tablePrefix starts the name of every instance's nftables table.
 	tablePrefix = "superserve_"
 )
@@ -22,7 +24,7 @@ func tableName(instance string) string { return tablePrefix + instance }
 // linkPrefix starts the name of the host's end and of the namespace of every slot of an instance; the index follows.
 // With the longest instance and index that makes 15 bytes, all that an interface name may have. The hyphens, which an
 // instance cannot have, keep one instance's prefix from matching another's names.
-func linkPrefix(instance string) string { return "ss-" + instance + "-" }
+func linkPrefix(instance string) string { return linkStart + instance + "-" }
 
 // layout computes a slot from its index.
 type layout struct {

@@ -25,14 +25,17 @@ import (
 //	prerouting   IPv6 and what tracking finds invalid: drop. Then the slot's own chains, before any translation:
 //	  pre_<i>    foreign sources: drop. Replies to the host: on. In a closed slot, drop. Open TCP connections: on, they
 //	             are the proxy's. DNS: on, whatever address it was sent to. Every address of the host, blocked ranges,
-//	             protocols other than TCP, UDP and ICMP echo requests: refused.
+//	             protocols other than TCP, UDP and ICMP echo requests: refused. TCP that opens nothing and belongs to no
+//	             connection: reset, but not an attempt that is counted and told.
 //	  out_<i>    the policy, for every packet and not only for a flow's first one: allowed ranges, the addresses in
 //	             names_<i>, denied ranges.
-//	  pass_<i>   too many tracked connections: refused. More bytes than the slot may send: drop.
+//	  pass_<i>   too many tracked connections: refused. More bytes of UDP and ICMP than the slot may send: drop. TCP is
+//	             the proxy's to slow down, and DNS has a limit of its own.
 //	  refuse_<i> counts, tells the NFLOG reader and answers with a reset or an ICMP error, so that a connect fails at once.
 //	redirect     DNS goes to the resolver's port, all other TCP to the proxy's.
-//	input        only those replies and what was redirected.
+//	input        only those replies and what was redirected; from standDown to installBase only the replies.
 //	forward      once more blocked ranges and other slots, in case another program translated the destination. TCP: drop.
+//	  down_<i>   more bytes than the slot may receive: drop.
 //
 // What comes towards a slot is only replies, and those from an address that is allowed now. A drop in any table is
 // final and an accept is not, so rules of other programs can only close more.
@@ -44,7 +47,6 @@ const (
 	chainRedirect   = "redirect"
 	chainInput      = "input"
 	chainForward    = "forward"
-	chainToSlot     = "to_slot" // postrouting
 	chainMasquerade = "masquerade"
 
 	chainFromSlot    = "from_slot"    // from prerouting
@@ -53,7 +55,7 @@ const (
 	chainForwardTo   = "forward_to"   // from forward
 	chainReport      = "report"       // from a slot's own refuse chain
 	chainReportLimit = "report_limit" // from a slot's own over chain
-	chainReject      = "reject"       // from both
+	chainReject      = "reject"       // from both, and from pre
 
 	// chainRestore is empty; that it exists says that ip_forward was off before the first instance came.
 	chainRestore = "restore_ip_forward"
@@ -239,11 +241,6 @@ func (r *ruleset) installBase(to base) error {
 		r.redirect(b, to.ports)
 		r.input(b)
 		r.forward(b)
-		toSlot := baseChain(chainToSlot, nftables.ChainTypeFilter, nftables.ChainHookPostrouting, *nftables.ChainPriorityMangle)
-		if b.replace(toSlot); r.maxMbits > 0 {
-			// What the guest has asked for, by way of the proxy or not, but not what the host asks the guest.
-			b.rule(toSlot, join(ctReply(), ifVerdict(expr.MetaKeyOIFNAME, r.down)))
-		}
 		b.replace(baseChain(chainMasquerade, nftables.ChainTypeNAT, nftables.ChainHookPostrouting, *nftables.ChainPriorityNATSource),
 			join(inPrefix(sourceOffset, r.cidr), ifPrefix(expr.MetaKeyOIFNAME, expr.CmpOpNeq, r.prefix), masquerade()))
 	})
@@ -276,18 +273,32 @@ func (r *ruleset) redirect(b *batch, to ports) {
 
 func (r *ruleset) input(b *batch) {
 	b.AddChain(b.chain(chainInputSlot))
+	notSlot := ifPrefix(expr.MetaKeyIIFNAME, expr.CmpOpNeq, linkStart) // other instances' slots are those instances' to judge
 	udpResolver := join(l4proto(unix.IPPROTO_UDP), loadPort(), inSet(r.resolver))
 	tcpResolver := join(l4proto(unix.IPPROTO_TCP), loadPort(), inSet(r.resolver))
 	tcpProxy := join(l4proto(unix.IPPROTO_TCP), loadPort(), inSet(r.proxy))
 	b.replace(baseChain(chainInput, nftables.ChainTypeFilter, nftables.ChainHookInput, *nftables.ChainPriorityMangle),
 		join(ifPrefix(expr.MetaKeyIIFNAME, expr.CmpOpEq, r.prefix), goTo(chainInputSlot)),
-		join(udpResolver, drop()), join(tcpResolver, drop()), join(tcpProxy, drop()))
-	b.replace(b.chain(chainInputSlot),
-		join(ctState(expr.CtStateBitESTABLISHED), ctReply(), accept()),
+		join(notSlot, udpResolver, drop()), join(notSlot, tcpResolver, drop()), join(notSlot, tcpProxy, drop()))
+	r.inputSlot(b,
 		join(ctTranslated(), udpResolver, accept()),
 		join(ctTranslated(), tcpResolver, accept()),
-		join(ctTranslated(), tcpProxy, accept()),
-		drop())
+		join(ctTranslated(), tcpProxy, accept()))
+}
+
+// inputSlot lets replies in, and what else there is.
+func (r *ruleset) inputSlot(b *batch, more ...match) {
+	replies := join(ctState(expr.CtStateBitESTABLISHED), ctReply(), accept())
+	b.replace(b.chain(chainInputSlot), append(append([]match{replies}, more...), drop())...)
+}
+
+// standDown keeps packets of slots from the server's ports, which may be anybody's soon. The next installBase undoes it.
+func (r *ruleset) standDown() error {
+	err := r.commit("closing the server's ports", func(b *batch) { r.inputSlot(b) })
+	if errors.Is(err, unix.ENOENT) {
+		return nil // without the table nothing is redirected
+	}
+	return err
 }
 
 func (r *ruleset) forward(b *batch) {
@@ -307,6 +318,7 @@ func (r *ruleset) forward(b *batch) {
 		join(ifInSet(expr.MetaKeyOIFNAME, r.open, true), drop()),
 		// Errors about a guest's own packets come from routers on the way, whose addresses no rule names.
 		join(ctState(expr.CtStateBitRELATED), ctReply(), l4proto(unix.IPPROTO_ICMP), accept()),
+		ifVerdict(expr.MetaKeyOIFNAME, r.down),
 		join(ctState(expr.CtStateBitESTABLISHED), ctReply(), ifVerdict(expr.MetaKeyOIFNAME, r.in)),
 		drop())
 }

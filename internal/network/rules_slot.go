@@ -70,7 +70,11 @@ func (r *ruleset) addFixed(b *batch, s Slot) {
 	var down []match
 	if r.maxMbits > 0 {
 		tooMuch := join(bytesOver(uint64(r.maxMbits)*1_000_000/8), drop())
-		pass, down = append(pass, tooMuch), []match{tooMuch}
+		pass = append(pass,
+			join(l4proto(unix.IPPROTO_TCP), accept()),
+			join(l4proto(unix.IPPROTO_UDP), port(dnsPort), accept()),
+			tooMuch)
+		down = []match{tooMuch}
 	}
 	b.replace(b.chain(passChain(s.Index)), append(pass, accept())...)
 	b.replace(b.chain(downChain(s.Index)), down...)
@@ -86,6 +90,8 @@ func (r *ruleset) addPre(b *batch, s Slot) {
 		join(addr(sourceOffset, expr.CmpOpNeq, s.GuestAddr), drop()),
 		join(ctState(expr.CtStateBitESTABLISHED), ctReply(), accept()),
 		join(ifInSet(expr.MetaKeyIIFNAME, r.open, true), drop()),
+		// What would go on with a connection that is no longer tracked is not an attempt at another one.
+		join(ctState(expr.CtStateBitNEW), l4proto(unix.IPPROTO_TCP), opensNothing(), goTo(chainReject)),
 		// The proxy and the resolver end connections that are forbidden by now; an admission that ran out does not.
 		join(l4proto(unix.IPPROTO_TCP), ctState(expr.CtStateBitESTABLISHED), ctTranslated(), pass),
 		join(l4proto(unix.IPPROTO_UDP), port(dnsPort), rateOver(dnsRate), count(refusedCounter(s.Index)), drop()),

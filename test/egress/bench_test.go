@@ -70,7 +70,8 @@ func report(b *testing.B, proxy, nat measured) {
 	b.Logf("up, one stream       %5.0f MiB/s %5.0f MiB/s", proxy.Up, nat.Up)
 	b.ReportMetric(proxy.Down/nat.Down, "down-ratio")
 	b.ReportMetric(proxy.Up/nat.Up, "up-ratio")
-	b.ReportMetric(proxy.Exchange-nat.Exchange, "added-ms/connect")
+	b.ReportMetric(proxy.Connect-nat.Connect, "added-ms/connect")
+	b.ReportMetric(proxy.Exchange-nat.Exchange, "added-ms/first-byte")
 	b.ReportMetric(proxy.Exchanges/nat.Exchanges, "1000-connections-ratio")
 }
 
@@ -100,7 +101,7 @@ func bypassProxy(to string) error {
 	}
 	ip := addr(to).As4()
 	table := conn.AddTable(&nftables.Table{Family: nftables.TableFamilyIPv4, Name: "bench"})
-	before := nftables.ChainPriority(*nftables.ChainPriorityNATDest - 90)
+	before := *nftables.ChainPriorityNATDest - 90
 	chain := conn.AddChain(&nftables.Chain{
 		Table: table, Name: "past", Type: nftables.ChainTypeNAT, Hooknum: nftables.ChainHookPrerouting, Priority: &before,
 	})

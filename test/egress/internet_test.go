@@ -18,7 +18,6 @@ import (
 	"net/netip"
 	"strconv"
 	"sync"
-	"sync/atomic"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -49,7 +48,6 @@ type internet struct {
 	received map[netip.Addr]int64 // bytes that TCP services of an address have read
 	conns    map[netip.Addr]int   // connections that TCP services of an address have now
 	udp      map[netip.Addr]int64 // datagrams that came to an address
-	accepted atomic.Int64         // connections in all
 }
 
 func openInternet() (*internet, error) {
@@ -170,7 +168,6 @@ func (l *countingListener) Accept() (net.Conn, error) {
 	if err != nil {
 		return nil, err
 	}
-	l.n.accepted.Add(1)
 	at := c.LocalAddr().(*net.TCPAddr).AddrPort().Addr().Unmap()
 	l.n.mu.Lock()
 	l.n.conns[at]++

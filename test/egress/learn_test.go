@@ -24,7 +24,7 @@ func TestLearn(t *testing.T) {
 	}}})
 	cmd := exec.Command(harness.Binary, "sandbox", "network", learning.id, "--suggest", "--json")
 	cmd.Env = append(os.Environ(), "SUPERSERVE_BASE_URL="+shared.URL, "SUPERSERVE_API_KEY="+harness.Key)
-	cmd.Stderr = os.Stderr
+	cmd.Stderr = t.Output()
 	out, err := cmd.Output()
 	if err != nil {
 		t.Fatalf("%v: %s", err, out)

@@ -37,7 +37,7 @@ func TestLimits(t *testing.T) {
 	})
 	b.checkLog([]row{{what: "over the limit", log: []logEntry{connection("tcp", "blocked", "limit: 64 tracked connections", "", h(173), portEcho)}}})
 
-	// 20 MiB at 40 Mbit/s take 4 s, less one that may pass at once.
+	// 20 MiB at 40 Mbit/s take 4 s, less one that may pass at once. A limit that makes TCP stall instead would take minutes.
 	const mebibytes, atLeast = 20, 2.0
 	b.write("/bench.py", benchProgram)
 	b.write("/udp.py", []byte(`import socket, sys, time
@@ -47,9 +47,10 @@ for _ in range(20 * 1024):
     s.send(b"x" * 1024)
 `))
 	var m measured
-	if err := json.Unmarshal([]byte(b.sh(fmt.Sprintf("python3 /bench.py %s 3 %d", h(174), mebibytes))), &m); err != nil {
+	if err := json.Unmarshal([]byte(b.sh(fmt.Sprintf("timeout 30 python3 /bench.py %s 3 %d", h(174), mebibytes))), &m); err != nil {
 		t.Fatal(err)
 	}
+	t.Logf("at 40 Mbit/s: %+v", m)
 	for direction, rate := range map[string]float64{"down": m.Down, "up": m.Up} {
 		if took := mebibytes / rate; took < atLeast {
 			t.Errorf("%d MiB %s at 40 Mbit/s took %.1f s", mebibytes, direction, took)

@@ -26,7 +26,7 @@ import (
 // Anything else does not exist.
 type zone struct {
 	mu    sync.Mutex
-	asked map[string]int // by name in lower case, without the last dot
+	asked map[string]int // how often, by name in lower case, without the last dot
 }
 
 func serveNames() (*zone, error) {
@@ -52,13 +52,6 @@ func listenDNS(addr string, handler dns.Handler) error {
 		go func() { _ = s.ActivateAndServe() }() // ends with the test program
 	}
 	return nil
-}
-
-// times is how often a name was asked for.
-func (z *zone) times(name string) int {
-	z.mu.Lock()
-	defer z.mu.Unlock()
-	return z.asked[strings.ToLower(name)]
 }
 
 // below says whether any name in a domain was asked for.

@@ -10,6 +10,7 @@ import (
 	"syscall"
 	"testing"
 
+	"github.com/superserve/superserve/internal/egress"
 	"github.com/superserve/superserve/internal/image"
 	"github.com/superserve/superserve/internal/image/imagetest"
 	"github.com/superserve/superserve/internal/network"
@@ -62,8 +63,12 @@ func newHost(t *testing.T) *host {
 			t.Error(err)
 		}
 	})
+	gatekeeper, err := egress.New(egress.Config{})
+	if err != nil {
+		t.Fatal(err)
+	}
 	h.slots, err = network.New(t.Context(), network.Config{
-		Instance: instanceName, CIDR: netip.MustParsePrefix("10.212.0.0/16"), PoolSize: -1,
+		Instance: instanceName, CIDR: netip.MustParsePrefix("10.212.0.0/16"), PoolSize: -1, Gatekeeper: gatekeeper,
 	})
 	if err != nil {
 		t.Fatal(err)
