@@ -7,6 +7,9 @@ import (
 	"strings"
 	"testing"
 
+	v1 "github.com/google/go-containerregistry/pkg/v1"
+
+	"github.com/superserve/superserve/internal/image/registrytest"
 	"github.com/superserve/superserve/test/harness"
 )
 
@@ -33,10 +36,34 @@ func TestPublishedClients(t *testing.T) {
 	env := []string{
 		"PATH=" + os.Getenv("PATH"), "HOME=" + t.TempDir(), "LANG=C.UTF-8",
 		"SUPERSERVE_BASE_URL=https://localhost", "SUPERSERVE_API_KEY=" + harness.Key,
-		"NODE_EXTRA_CA_CERTS=" + ca, "SSL_CERT_FILE=" + ca,
+		"NODE_EXTRA_CA_CERTS=" + ca, "SSL_CERT_FILE=" + ca, "TEMPLATE_IMAGE=" + pushImage(t),
 	}
 	t.Run("npm", func(t *testing.T) { testNPM(t, w, env) })
 	t.Run("pypi", func(t *testing.T) { testPyPI(t, w, env) })
+}
+
+// pushImage puts an image of busybox into a registry on loopback: the published clients build from OCI images only.
+func pushImage(t *testing.T) (reference string) {
+	t.Helper()
+	file, err := exec.LookPath("busybox")
+	if err != nil {
+		t.Fatal("busybox is not there: apt install busybox-static (make test does)")
+	}
+	program, err := os.ReadFile(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	entries := []registrytest.Entry{
+		registrytest.File("bin/", ""), registrytest.File("etc/", ""), registrytest.File("root/", ""),
+		registrytest.Program("bin/busybox", string(program)),
+		registrytest.File("etc/passwd", "root:x:0:0:root:/root:/bin/sh\n"), registrytest.File("etc/group", "root:x:0:\n"),
+	}
+	for _, name := range []string{"sh", "cat", "date", "echo", "mkdir", "sleep", "test"} {
+		entries = append(entries, registrytest.Symlink("bin/"+name, "busybox"))
+	}
+	image := registrytest.Image(t, v1.Config{}, registrytest.Layer(t, entries...))
+	reference, _ = registrytest.New(t, nil).Push(t, "compat/busybox:1", image)
+	return reference
 }
 
 func testNPM(t *testing.T, w *world, env []string) {

@@ -124,7 +124,7 @@ func checkMatcher(m map[string]any, bound map[string]string) error {
 
 func classes() []any {
 	return []any{"AuthenticationError", "ValidationError", "NotFoundError", "ConflictError", "RateLimitError", "ServerError",
-		"TimeoutError", "SandboxError", "AbortError"}
+		"TimeoutError", "BuildError", "SandboxError", "AbortError"}
 }
 
 // Match holds the result of a step against its expectation, both with their references replaced. err is what the call

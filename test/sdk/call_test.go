@@ -1,8 +1,10 @@
 package sdk
 
 import (
+	"context"
 	"errors"
 	"fmt"
+	"time"
 
 	"github.com/superserve/superserve/client"
 )
@@ -107,6 +109,20 @@ func (c *call) command() client.ExecRequest {
 		Command: c.text("command"), Args: list(c.args["args"]), Env: c.texts("env"), WorkingDir: c.text("cwd"),
 		User: c.text("user"), TimeoutSeconds: arg[float64](c, "timeout_seconds"),
 	}
+}
+
+// abortable is the scenario's context, which ends after the abort_after_seconds of the call.
+func (c *call) abortable() (ctx context.Context, done func()) {
+	ctx, cancel := context.WithCancel(c.ctx)
+	if c.args["abort_after_seconds"] == nil {
+		return ctx, cancel
+	}
+	s := arg[float64](c, "abort_after_seconds")
+	if s == 0 {
+		cancel()
+	}
+	timer := time.AfterFunc(time.Duration(s*float64(time.Second)), cancel)
+	return ctx, func() { timer.Stop(); cancel() }
 }
 
 // client makes a client from the environment and what the call overrides.

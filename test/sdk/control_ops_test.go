@@ -2,14 +2,12 @@ package sdk
 
 import (
 	"bytes"
-	"context"
 	"encoding/json"
 	"fmt"
 	"io"
 	"net/http"
 	"os"
 	"strings"
-	"time"
 
 	"github.com/superserve/superserve/client"
 )
@@ -21,8 +19,7 @@ func operations() map[string]operation {
 	return map[string]operation{
 		"create": create, "connect": connect, "list": listBoxes, "kill_by_id": killByID, "update_by_id": updateByID,
 		"get_info": getInfo, "pause": pause, "resume": resume, "kill": kill, "update": update, "property": property,
-		"get_network_log": getNetworkLog,
-		"template_list":   templateList, "template_get": templateGet, "http": plainHTTP,
+		"get_network_log": getNetworkLog, "http": plainHTTP,
 		"run": runCommand, "run_stream": runStream, "spawn": spawn, "attach": attach, "list_sessions": listSessions,
 		"kill_session": killSession, "write_stdin": writeStdin, "close_stdin": closeStdin, "kill_process": killProcess,
 		"read_output": readOutput, "wait": wait, "detach": detach,
@@ -43,21 +40,9 @@ func create(c *call) (any, error) {
 		TimeoutAction: client.TimeoutAction(c.text("timeout_action")), AutoDeleteSeconds: c.optional("auto_delete_seconds"),
 		Metadata: c.texts("metadata"), EnvVars: c.texts("env_vars"), Network: c.network(),
 	}
-	if tpl, ok := c.args["from_template"].(*template); ok {
-		req.FromTemplate = tpl.ID
-	} else {
-		req.FromTemplate = c.text("from_template")
-	}
-	ctx := c.ctx
-	if s, ok := c.args["abort_after_seconds"].(float64); ok {
-		var cancel context.CancelFunc
-		ctx, cancel = context.WithCancel(ctx)
-		defer cancel()
-		defer time.AfterFunc(time.Duration(s*float64(time.Second)), cancel).Stop()
-		if s == 0 {
-			cancel()
-		}
-	}
+	req.FromTemplate = c.fromTemplate()
+	ctx, done := c.abortable()
+	defer done()
 	if c.wrong != nil {
 		return nil, c.wrong
 	}
@@ -225,45 +210,6 @@ func getNetworkLog(c *call) (any, error) {
 		out["next_cursor"] = page.NextCursor
 	}
 	return out, nil
-}
-
-// template is a bound template.
-type template struct{ client.Template }
-
-// Fields are those of TemplateInfo.
-func (t *template) Fields() map[string]any {
-	return map[string]any{
-		"id": t.ID, "team_id": t.TeamID, "name": t.Name, "status": string(t.Status), "vcpu": t.Vcpu,
-		"memory_mib": t.MemoryMib, "disk_mib": t.DiskMib, "created_at": t.CreatedAt,
-	}
-}
-
-func templateList(c *call) (any, error) {
-	api, err := c.client()
-	if err != nil {
-		return nil, err
-	}
-	all, err := api.ListTemplates(c.ctx, c.text("name_prefix"))
-	if err != nil {
-		return nil, err
-	}
-	out := []any{}
-	for _, t := range all {
-		out = append(out, (&template{t}).Fields())
-	}
-	return out, nil
-}
-
-func templateGet(c *call) (any, error) {
-	api, err := c.client()
-	if err != nil {
-		return nil, err
-	}
-	t, err := api.GetTemplate(c.ctx, c.text("name_or_id"))
-	if err != nil {
-		return nil, err
-	}
-	return &template{*t}, nil
 }
 
 // plainHTTP sends one request without the SDK.

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -70,6 +71,8 @@ type run struct {
 	// open are processes and watches, to be closed before the sandboxes go.
 	open  []io.Closer
 	boxes []string
+	// templates are the ids of those that were made here.
+	templates []string
 }
 
 func runScenario(t *testing.T, s scenarios.Scenario, env map[string]any) {
@@ -95,6 +98,11 @@ func (r *run) cleanUp() {
 	}
 	for _, id := range r.boxes {
 		if err := c.DeleteSandbox(context.Background(), id); err != nil && !client.IsNotFound(err) {
+			r.t.Error(err)
+		}
+	}
+	for _, id := range slices.Backward(r.templates) { // a later one may start from an earlier one
+		if err := dropTemplate(context.Background(), c, id); err != nil && !client.IsNotFound(err) {
 			r.t.Error(err)
 		}
 	}
@@ -166,6 +174,9 @@ func (r *run) once(st scenarios.Step) error {
 	}
 	op, ok := operations()[st.Op]
 	if !ok {
+		op, ok = templateOperations()[st.Op]
+	}
+	if !ok {
 		return errors.New("this runner does not know the operation")
 	}
 	c := &call{run: r, on: r.scope[st.On], args: args.(map[string]any)}
@@ -199,11 +210,19 @@ func classify(err error) error {
 		return nil
 	}
 	f := &scenarios.Failure{Err: err, StatusCode: client.StatusOf(err), Code: client.CodeOf(err)}
+	if b, ok := errors.AsType[*buildFailure](err); ok {
+		f.StatusCode, f.Code = b.status, b.code
+	}
 	f.Classes = []string{class(f, err)}
 	if f.Classes[0] != "AbortError" {
 		f.Classes = append(f.Classes, "SandboxError")
 	}
 	return f
+}
+
+func isBuildFailure(err error) bool {
+	_, ok := errors.AsType[*buildFailure](err)
+	return ok
 }
 
 func class(f *scenarios.Failure, err error) string {
@@ -212,6 +231,8 @@ func class(f *scenarios.Failure, err error) string {
 		return "AbortError"
 	case errors.Is(err, context.DeadlineExceeded):
 		return "TimeoutError"
+	case f.StatusCode == 0 && isBuildFailure(err):
+		return "BuildError"
 	case errors.Is(err, errNoKey), f.StatusCode == 401, f.StatusCode == 403:
 		return "AuthenticationError"
 	case f.StatusCode == 400:

@@ -119,7 +119,8 @@ def page() -> str:
     """The whole reference."""
     names = [name for name in superserve.__all__ if inspect.isclass(getattr(superserve, name))]
     errors = [name for name in names if issubclass(getattr(superserve, name), Exception) and name != "SandboxError"]
-    types = [name for name in names if getattr(superserve, name).__module__ == "superserve.types"]
+    modules = ("superserve.types", "superserve.build_types")
+    types = [name for name in names if getattr(superserve, name).__module__ in modules]
     errors.sort(key=lambda name: (name != "SuperserveError", name))
     parts = [INTRODUCTION, *(class_page(name) for name in CLASSES), "## Types\n", *(type_page(name) for name in types)]
     parts.append("## Errors\n")

@@ -12,10 +12,15 @@ from typing import Any, Optional
 import httpx
 
 from scenario_values import plain
-from superserve import NetworkConfig
+from superserve import NetworkConfig, NotFoundError
 from support import Driver
 
 Args = dict[str, Any]
+
+
+def renamed(args: Args) -> Args:
+    """Arguments as Python can spell them."""
+    return {"from_" if name == "from" else name: value for name, value in args.items()}
 
 
 class Operations:
@@ -81,6 +86,53 @@ class Operations:
 
     def op_template_get(self, _: Any, args: Args) -> Any:
         return self.do(self.driver.Template.connect(**args))
+
+    def op_template_create(self, _: Any, args: Args) -> Any:
+        template = self.do(self.driver.Template.create(**renamed(args)))
+        self.cleanups.append(lambda: self._drop(template))
+        return template
+
+    def _drop(self, template: Any) -> None:
+        """Deletes a template whose latest build may still run."""
+        try:
+            for build in self.do(template.list_builds(limit=1)):
+                self.do(template.cancel_build(build.id))
+        except NotFoundError:
+            return
+        self.do(template.delete())
+
+    def op_template_delete_by_id(self, _: Any, args: Args) -> Any:
+        return self.do(self.driver.Template.delete_by_id(**args))
+
+    def op_template_info(self, on: Any, args: Args) -> Any:
+        return plain(self.do(on.get_info(**args)))
+
+    def op_template_delete(self, on: Any, args: Args) -> Any:
+        return self.do(on.delete(**args))
+
+    def op_template_rebuild(self, on: Any, args: Args) -> Any:
+        return plain(self.do(on.rebuild(**renamed(args))))
+
+    def op_template_builds(self, on: Any, args: Args) -> Any:
+        return plain(self.do(on.list_builds(**args)))
+
+    def op_template_build(self, on: Any, args: Args) -> Any:
+        return plain(self.do(on.get_build(**args)))
+
+    def op_template_cancel(self, on: Any, args: Args) -> Any:
+        return self.do(on.cancel_build(**args))
+
+    def op_template_logs(self, on: Any, args: Args) -> Any:
+        log: list[Any] = []
+        self.do(on.stream_build_logs(log.append, **args))
+        return plain(log)
+
+    def op_template_wait(self, on: Any, args: Args) -> Any:
+        if not args.pop("with_log", False):
+            return plain(self.do(on.wait_until_ready(**args)))
+        log: list[Any] = []
+        info = plain(self.do(on.wait_until_ready(on_log=log.append, **args)))
+        return {**info, "log": plain(log)}
 
     def op_run(self, on: Any, args: Args) -> Any:
         return plain(self.do(on.commands.run(**args)))

@@ -1,7 +1,7 @@
 import { errorFor, invalidAnswer, type SuperserveError } from "./errors"
 import type {
-  CommandResult, CommandSessionInfo, FileInfo, NetworkConfig, NetworkEvent, NetworkLogPage, SandboxInfo, SandboxStatus,
-  TemplateInfo, TemplateStatus, TimeoutAction,
+  BuildLogEvent, CommandResult, CommandSessionInfo, FileInfo, NetworkConfig, NetworkEvent, NetworkLogPage, SandboxInfo,
+  SandboxStatus, TemplateBuildInfo, TemplateInfo, TemplateStatus, TimeoutAction,
 } from "./types"
 
 /** Reads fields of a JSON object; a field of another type than the API gives is an invalid answer. */
@@ -148,6 +148,37 @@ export function templateInfo(value: unknown, status: number): TemplateInfo {
     createdAt: f.date("created_at"),
     builtAt: f.optionalDate("built_at"),
     latestBuildId: f.optionalString("latest_build_id"),
+  })
+}
+
+/** A template as the API takes it. */
+export function templateRef(template: string | { id: string } | undefined): string | undefined {
+  return typeof template === "object" && template !== null ? template.id : template
+}
+
+export function buildInfo(value: unknown, status: number): TemplateBuildInfo {
+  const f = new Fields(value, status, "the build")
+  return compact<TemplateBuildInfo>({
+    id: f.string("id"),
+    templateId: f.string("template_id"),
+    status: f.string("status") as TemplateBuildInfo["status"],
+    buildSpecHash: f.string("build_spec_hash"),
+    errorMessage: f.optionalString("error_message"),
+    sourceDigest: f.optionalString("source_digest"),
+    startedAt: f.optionalDate("started_at"),
+    finalizedAt: f.optionalDate("finalized_at"),
+    createdAt: f.date("created_at"),
+  })
+}
+
+export function buildLogEvent(value: unknown, status: number): BuildLogEvent {
+  const f = new Fields(value, status, "the line of the log")
+  return compact<BuildLogEvent>({
+    timestamp: f.date("timestamp"),
+    stream: f.string("stream") as BuildLogEvent["stream"],
+    text: f.string("text"),
+    finished: f.optionalBoolean("finished"),
+    status: f.optionalString("status") as BuildLogEvent["status"],
   })
 }
 

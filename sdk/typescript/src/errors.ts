@@ -91,6 +91,24 @@ export class ConnectionError extends SuperserveError {
   }
 }
 
+/**
+ * A build of a template failed. `code` says where: `bad_reference`, `unsupported_platform`, `image_pull_failed`,
+ * `image_unsafe`, `image_too_large`, `step_failed`, `boot_failed`, `snapshot_failed`, `start_cmd_failed`,
+ * `ready_cmd_failed`, or else `build_failed`. The message is the detail.
+ */
+export class BuildError extends SuperserveError {
+  declare readonly code: string
+  readonly buildId: string
+  readonly templateId: string
+
+  constructor(message: string, options: { code: string; buildId: string; templateId: string; statusCode?: number }) {
+    super(message, options.statusCode, options.code)
+    this.name = "BuildError"
+    this.buildId = options.buildId
+    this.templateId = options.templateId
+  }
+}
+
 /** What an error answer says, as far as it can be read. */
 interface ErrorAnswer {
   status: number

@@ -1,6 +1,6 @@
 import { Commands } from "./commands"
 import { parseOrigin, type ResolvedConfig, resolveConfig } from "./config"
-import { Fields, list as listOf, networkBody, networkLogPage, sandboxInfo } from "./convert"
+import { Fields, list as listOf, networkBody, networkLogPage, sandboxInfo, templateRef } from "./convert"
 import { DataPlane } from "./dataplane"
 import { invalidAnswer, NotFoundError, ValidationError } from "./errors"
 import { Files } from "./files"
@@ -228,10 +228,9 @@ export function search(query: Record<string, string | undefined>): string {
 }
 
 function createBody(options: SandboxCreateOptions): object {
-  const { fromTemplate } = options
   return {
     name: options.name,
-    from_template: typeof fromTemplate === "object" && fromTemplate !== null ? fromTemplate.id : fromTemplate,
+    from_template: templateRef(options.fromTemplate),
     from_snapshot: options.fromSnapshot,
     timeout_seconds: options.timeoutSeconds,
     timeout_action: options.timeoutAction ?? "pause",
@@ -254,8 +253,13 @@ async function listPage(
 }
 
 async function killSandbox(config: ResolvedConfig, id: string, signal: AbortSignal | undefined): Promise<void> {
+  await remove(control(config, "DELETE", sandboxPath(id), signal))
+}
+
+/** @internal A DELETE of what may be gone already. */
+export async function remove(call: Call): Promise<void> {
   try {
-    await readNothing(await send(control(config, "DELETE", sandboxPath(id), signal)))
+    await readNothing(await send(call))
   } catch (error) {
     if (!(error instanceof NotFoundError)) throw error
   }

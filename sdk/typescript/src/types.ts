@@ -229,6 +229,118 @@ export interface TemplateInfo {
   latestBuildId?: string
 }
 
+/** How a build goes: the first three are followed by one of the last three, which is final. */
+export type TemplateBuildStatus = "pending" | "building" | "snapshotting" | "ready" | "failed" | "cancelled"
+
+/** One attempt to make a template. */
+export interface TemplateBuildInfo {
+  id: string
+  templateId: string
+  status: TemplateBuildStatus
+  /** Identifies what it was asked to do. */
+  buildSpecHash: string
+  /** `<code>: detail`, of one that failed or was cancelled; the codes are those of {@link BuildError}. */
+  errorMessage?: string
+  /** The digest that `from` stood for, once it is known. */
+  sourceDigest?: string
+  startedAt?: Date
+  finalizedAt?: Date
+  createdAt: Date
+}
+
+/** `system` lines are the builder's own, such as where a step begins. */
+export type BuildLogStream = "stdout" | "stderr" | "system"
+
+/** One line of a build's log. */
+export interface BuildLogEvent {
+  timestamp: Date
+  stream: BuildLogStream
+  /** Without its line end. */
+  text: string
+  /** Only true, in the last event. */
+  finished?: boolean
+  /** How the build ended; only in the last event. */
+  status?: "ready" | "failed" | "cancelled"
+}
+
+/** A step of a build; those after it are done with its result. */
+export type BuildStep =
+  /** A command for `/bin/sh -c`, run by the current user in the current directory. */
+  | { run: string }
+  /** A variable of later steps and of the sandboxes. `expand` replaces `${NAME}` by that variable's value so far. */
+  | { env: { key: string; value: string; expand?: boolean } }
+  /** Where later steps and the sandboxes' commands start; made when there is none. */
+  | { workdir: string }
+  /** Who runs later steps and the sandboxes' commands; made when there is none. `sudo` needs no password. */
+  | { user: { name: string; sudo?: boolean } }
+  /** Files of a build context: a tar sent to `POST /templates/contexts`, which answers its digest. */
+  | { copy: { context: string; src: string[]; dst: string; chown?: string } }
+
+/** What a template is made from, and the size of its sandboxes. */
+interface BuildOptions {
+  /** An OCI image, such as `python:3.12-slim`. Not together with `fromTemplate`; one of them is needed. */
+  from?: string
+  /** A ready template: its name, UUID, or a Template. */
+  fromTemplate?: string | { id: string; name?: string }
+  /** Done in this order. Results are cached: a build goes on after the longest run of steps that was done before. */
+  steps?: BuildStep[]
+  /** A command that every sandbox comes up with: it is started after the steps, and captured running. */
+  startCmd?: string
+  /** Run every 2 s, for at most 10 minutes, until it exits with 0: then `startCmd` is captured. */
+  readyCmd?: string
+  /** Virtual CPUs of its sandboxes: 1-4, unless the server allows more. Default 1. */
+  vcpu?: number
+  /** Their memory in MiB: 256-4096, unless the server allows more. Default 1024. */
+  memoryMib?: number
+  /** Their writable disk in MiB: 1024-8192, unless the server allows more. Default 4096. */
+  diskMib?: number
+  /** 1-255 characters; a second request with the same key begins no second build. */
+  idempotencyKey?: string
+}
+
+/** Options of {@link Template.create}. */
+export interface TemplateCreateOptions extends ConnectionOptions, BuildOptions {
+  /** Unique in the team: 1-128 of `a-z`, `0-9`, `.`, `_`, `-` and `/`. `superserve/…` is the system's. */
+  name: string
+}
+
+/**
+ * Options of {@link Template.rebuild}: what is absent stays as the latest build had it. The source, steps and commands
+ * are one thing: with any of them given, none of the old ones stays.
+ */
+export interface TemplateRebuildOptions extends BuildOptions {
+  signal?: AbortSignal
+}
+
+/** Options of {@link Template.listBuilds}. */
+export interface TemplateBuildsListOptions {
+  /** At most this many (1-100). Default 20. */
+  limit?: number
+  signal?: AbortSignal
+}
+
+/** Called with each line of a build's log. The next one waits for a promise it returns. */
+export type BuildLogCallback = (event: BuildLogEvent) => void | Promise<void>
+
+/** Options of {@link Template.streamBuildLogs}. */
+export interface BuildLogsOptions {
+  onEvent: BuildLogCallback
+  /** Default: the build that this object began last, else the template's latest. */
+  buildId?: string
+  signal?: AbortSignal
+}
+
+/** Options of {@link Template.waitUntilReady}. */
+export interface WaitUntilReadyOptions {
+  /** Gets the build's log: from its first line, then as it is written. */
+  onLog?: BuildLogCallback
+  /** Default: the build that this object began last, else the template's latest. */
+  buildId?: string
+  /** How long to wait, in milliseconds, before asking again when the log does not tell of the end. Default 2000. */
+  pollIntervalMs?: number
+  signal?: AbortSignal
+}
+
 /** Options of {@link Template.list}. */
 export interface TemplateListOptions extends ConnectionOptions {
   /** Only templates whose name starts with this. */

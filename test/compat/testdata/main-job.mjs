@@ -1,6 +1,6 @@
 // The main job with the published npm package.
 import assert from "node:assert/strict"
-import { AuthenticationError, ConflictError, NotFoundError, Sandbox, Template, ValidationError } from "@superserve/sdk"
+import { AuthenticationError, BuildError, ConflictError, NotFoundError, Sandbox, Template, ValidationError } from "@superserve/sdk"
 
 const step = (name) => console.log(name)
 const run = Math.random().toString(36).slice(2)
@@ -93,6 +93,45 @@ try {
   const base = await Template.connect("superserve/base")
   assert.equal(base.status, "ready")
   assert.ok((await Template.list({ namePrefix: "superserve/" })).some((t) => t.id === base.id))
+
+  step("a template of one's own")
+  const built = await Template.create({
+    name: `compat/${run}`,
+    from: process.env.TEMPLATE_IMAGE,
+    memoryMib: 512,
+    steps: [
+      { run: `echo said by ${run}; echo kept > /kept` },
+      { env: { key: "GREETING", value: "from the template" } },
+      { workdir: "/srv" },
+    ],
+    startCmd: "while sleep 0.1; do date > /srv/now; done",
+    readyCmd: "test -s /srv/now",
+  })
+  const lines = []
+  const ready = await built.waitUntilReady({ onLog: (event) => lines.push(event.text), pollIntervalMs: 200 })
+  assert.equal(ready.status, "ready")
+  assert.equal(ready.memoryMib, 512)
+  const replayed = []
+  await built.streamBuildLogs({ onEvent: (event) => replayed.push(event) })
+  assert.ok(replayed.some((event) => event.text.includes(`said by ${run}`)), JSON.stringify(replayed))
+  assert.equal(replayed.at(-1).status, "ready")
+  assert.equal((await built.getBuild(built.latestBuildId)).status, "ready")
+  const user = await Sandbox.create({ name: `compat ${run}`, fromTemplate: built })
+  assert.equal((await user.commands.run("cat /kept; echo $GREETING; pwd")).stdout, "kept\nfrom the template\n/srv\n")
+  await assert.rejects(built.delete(), ConflictError)
+  await user.kill()
+  const second = await built.rebuild()
+  await built.cancelBuild(second.id)
+  assert.equal((await built.listBuilds({ limit: 10 })).length, 2)
+  await built.delete()
+  await Template.deleteById(`compat/${run}`)
+  const failing = await Template.create({ name: `compat/${run}`, from: process.env.TEMPLATE_IMAGE, steps: [{ run: "exit 3" }] })
+  await assert.rejects(failing.waitUntilReady({ pollIntervalMs: 200 }), (error) => {
+    assert.ok(error instanceof BuildError)
+    assert.equal(error.code, "step_failed")
+    return true
+  })
+  await failing.delete()
 
   step("errors")
   await assert.rejects(Sandbox.connect("00000000-0000-4000-8000-000000000000"), NotFoundError)

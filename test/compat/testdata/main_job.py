@@ -1,16 +1,22 @@
 """The main job with the published PyPI package, its synchronous side."""
 
+import os
 import random
 from datetime import datetime
 
 from superserve import (
     AuthenticationError,
+    BuildError,
     ConflictError,
+    EnvStep,
+    EnvStepValue,
     NetworkConfig,
     NotFoundError,
+    RunStep,
     Sandbox,
     Template,
     ValidationError,
+    WorkdirStep,
 )
 
 NIL = "00000000-0000-4000-8000-000000000000"
@@ -104,6 +110,45 @@ try:
     base = Template.connect("superserve/base")
     equal(base.status, "ready")
     assert base.id in [t.id for t in Template.list(name_prefix="superserve/")]
+
+    step("a template of one's own")
+    image = os.environ["TEMPLATE_IMAGE"]
+    built = Template.create(
+        name=f"compat-{run}",
+        from_=image,
+        memory_mib=512,
+        steps=[
+            RunStep(run=f"echo said by {run}; echo kept > /kept"),
+            EnvStep(env=EnvStepValue(key="GREETING", value="from the template")),
+            WorkdirStep(workdir="/srv"),
+        ],
+        start_cmd="while sleep 0.1; do date > /srv/now; done",
+        ready_cmd="test -s /srv/now",
+    )
+    lines: list = []
+    ready = built.wait_until_ready(on_log=lines.append, poll_interval_s=0.2)
+    equal((ready.status, ready.memory_mib), ("ready", 512))
+    replayed: list = []
+    built.stream_build_logs(on_event=replayed.append)
+    assert any(f"said by {run}" in event.text for event in replayed), replayed
+    equal(replayed[-1].status, "ready")
+    equal(built.get_build(built.latest_build_id).status, "ready")
+    user = Sandbox.create(name=f"compat {run}", from_template=built)
+    equal(user.commands.run("cat /kept; echo $GREETING; pwd").stdout, "kept\nfrom the template\n/srv\n")
+    fails(ConflictError, built.delete)
+    user.kill()
+    second = built.rebuild()
+    built.cancel_build(second.id)
+    equal(len(built.list_builds(limit=10)), 2)
+    built.delete()
+    Template.delete_by_id(f"compat-{run}")
+    failing = Template.create(name=f"compat-{run}", from_=image, steps=[RunStep(run="exit 3")])
+    try:
+        failing.wait_until_ready(poll_interval_s=0.2)
+        raise AssertionError("a failed build is no error")
+    except BuildError as error:
+        equal(error.code, "step_failed")
+    failing.delete()
 
     step("errors")
     fails(NotFoundError, Sandbox.connect, NIL)

@@ -1,9 +1,10 @@
 """The main job with the published PyPI package, its asynchronous side with a live process."""
 
 import asyncio
+import os
 import random
 
-from superserve import AsyncSandbox, NotFoundError
+from superserve import AsyncSandbox, AsyncTemplate, NotFoundError, RunStep
 
 
 def equal(got, want) -> None:
@@ -29,6 +30,15 @@ async def main() -> None:
         session = await sandbox.commands.spawn("sleep 600")
         await session.kill("SIGKILL")
         equal((await session.wait()).exit_code, 137)
+
+        template = await AsyncTemplate.create(
+            name=f"compat-{run}", from_=os.environ["TEMPLATE_IMAGE"], steps=[RunStep(run="echo kept > /kept")]
+        )
+        equal((await template.wait_until_ready(on_log=heard.append, poll_interval_s=0.2)).status, "ready")
+        user = await AsyncSandbox.create(name=f"compat {run}", from_template=template)
+        equal((await user.commands.run("cat /kept")).stdout, "kept\n")
+        await user.kill()
+        await template.delete()
 
         await sandbox.files.write("/home/user/note", "kept")
         await sandbox.pause()

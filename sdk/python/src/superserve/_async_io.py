@@ -7,7 +7,7 @@ import inspect
 import json
 from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable
 from types import TracebackType
-from typing import IO, Any, Optional, Union
+from typing import IO, Any, Optional, TypeVar, Union
 
 import httpx
 from websockets.asyncio.client import ClientConnection, connect
@@ -18,6 +18,7 @@ from ._http import ssl_context
 from ._upload import CHUNK_BYTES, as_bytes, slices
 from ._websocket import MAX_MESSAGE_BYTES, Handshake, closed, translated_websocket
 
+T = TypeVar("T")
 TextCallback = Callable[[str], object]
 UploadContent = Union[str, bytes, bytearray, memoryview, IO[bytes], Iterable[bytes], AsyncIterable[bytes]]
 
@@ -30,10 +31,10 @@ def new_client() -> httpx.AsyncClient:
     return httpx.AsyncClient(verify=ssl_context())
 
 
-async def call_back(callback: Optional[TextCallback], text: str) -> None:
+async def call_back(callback: Optional[Callable[[T], object]], value: T) -> None:
     """Calls a callback, and awaits what it returns when it is a coroutine function."""
-    if callback is not None and text:
-        result = callback(text)
+    if callback is not None and value:
+        result = callback(value)
         if inspect.isawaitable(result):
             await result
 

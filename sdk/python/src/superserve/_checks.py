@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from typing import Any, Optional, Union
+from typing import Any, Optional, Protocol, Union
 from urllib.parse import quote
 
+from .build_types import Steps, steps_to_wire
 from .errors import ValidationError
 from .types import Json, NetworkConfig, network_to_wire
 
@@ -67,6 +68,41 @@ def to_json(value: object) -> bytes:
 def given(**fields: Any) -> Json:
     """The fields that are not None."""
     return {key: value for key, value in fields.items() if value is not None}
+
+
+class HasId(Protocol):
+    """A template object."""
+
+    @property
+    def id(self) -> str:
+        """Its UUID."""
+
+
+def template_ref(template: Union[str, HasId, None]) -> Optional[str]:
+    """A template as a request names it."""
+    return template if isinstance(template, str) or template is None else template.id
+
+
+def build_body(
+    from_: Optional[str],
+    from_template: Union[str, HasId, None],
+    steps: Optional[Steps],
+    start_cmd: Optional[str],
+    ready_cmd: Optional[str],
+    vcpu: Optional[int],
+    memory_mib: Optional[int],
+    disk_mib: Optional[int],
+) -> Json:
+    """What is to be built; a part of which nothing is given is left out."""
+    spec = given(
+        from_template=template_ref(from_template),
+        steps=None if steps is None else steps_to_wire(steps),
+        start_cmd=start_cmd,
+        ready_cmd=ready_cmd,
+    )
+    if from_ is not None:
+        spec["from"] = from_
+    return given(vcpu=vcpu, memory_mib=memory_mib, disk_mib=disk_mib, build_spec=spec or None)
 
 
 def list_query(

@@ -7,7 +7,7 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
 from types import TracebackType
-from typing import IO, Any, Optional, Union
+from typing import IO, Any, Optional, TypeVar, Union
 
 import httpx
 from websockets.exceptions import ConnectionClosed
@@ -18,6 +18,7 @@ from ._http import ssl_context
 from ._upload import CHUNK_BYTES, as_bytes, slices
 from ._websocket import MAX_MESSAGE_BYTES, Handshake, closed, translated_websocket
 
+T = TypeVar("T")
 TextCallback = Callable[[str], object]
 UploadContent = Union[str, bytes, bytearray, memoryview, IO[bytes], Iterable[bytes]]
 
@@ -30,10 +31,10 @@ def new_client() -> httpx.Client:
     return httpx.Client(verify=ssl_context())
 
 
-def call_back(callback: Optional[TextCallback], text: str) -> None:
+def call_back(callback: Optional[Callable[[T], object]], value: T) -> None:
     """Calls a callback."""
-    if callback is not None and text:
-        callback(text)
+    if callback is not None and value:
+        callback(value)
 
 
 def upload_chunks(content: UploadContent) -> Iterator[bytes]:

@@ -7,6 +7,7 @@ from typing import Optional, Union
 
 __all__ = [
     "AuthenticationError",
+    "BuildError",
     "ConflictError",
     "NotFoundError",
     "OutputTooLargeError",
@@ -80,6 +81,25 @@ class SandboxConnectionError(SuperserveError, ConnectionError):
 
 class OutputTooLargeError(SuperserveError):
     """An answer is larger than the limit of the call; nothing of it is returned."""
+
+
+class BuildError(SuperserveError):
+    """A build of a template failed.
+
+    ``code`` says where: ``bad_reference``, ``unsupported_platform``, ``image_pull_failed``, ``image_unsafe``,
+    ``image_too_large``, ``step_failed``, ``boot_failed``, ``snapshot_failed``, ``start_cmd_failed``,
+    ``ready_cmd_failed``, or else ``build_failed``. ``message`` is the detail. ``build_id`` and ``template_id`` say of
+    what.
+    """
+
+    code: str
+
+    def __init__(
+        self, message: str, *, code: str, build_id: str, template_id: str, status_code: Optional[int] = None
+    ) -> None:
+        super().__init__(message, status_code, code)
+        self.build_id = build_id
+        self.template_id = template_id
 
 
 _CLASSES = {

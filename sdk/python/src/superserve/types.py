@@ -30,7 +30,7 @@ __all__ = [
 Json = dict[str, Any]
 
 
-class _Word(str, Enum):
+class Word(str, Enum):
     """A string enumeration that prints as its value and takes words that later servers may add."""
 
     def __str__(self) -> str:
@@ -40,7 +40,7 @@ class _Word(str, Enum):
         return format(str(self.value), spec)
 
     @classmethod
-    def _missing_(cls, value: object) -> Optional[_Word]:
+    def _missing_(cls, value: object) -> Optional[Word]:
         if not isinstance(value, str):
             return None
         word = str.__new__(cls, value)
@@ -49,7 +49,7 @@ class _Word(str, Enum):
         return word
 
 
-class SandboxStatus(_Word):
+class SandboxStatus(Word):
     """Status of a sandbox. Compares equal to its string, so ``info.status == "active"`` works.
 
     ``active``: running and ready for commands. ``paused``: stopped, its state is on disk. ``resuming``: briefly, while
@@ -62,7 +62,7 @@ class SandboxStatus(_Word):
     FAILED = "failed"
 
 
-class TemplateStatus(_Word):
+class TemplateStatus(Word):
     """Status of a template: ``pending``, ``building``, ``ready`` or ``failed``."""
 
     PENDING = "pending"

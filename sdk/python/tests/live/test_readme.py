@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from readme import ROOT, examples
-from superserve import Sandbox
+from superserve import Sandbox, Template
 
 #: A line that an example has to print, by its heading.
 PRINTS = {
@@ -19,18 +19,24 @@ PRINTS = {
     "Pause and resume": ["paused"],
     "Commands": ["stdout got one", "done", "hi from /tmp"],
     "Files": ["False 7", "FileEvent(event='create', path='/tmp/b/new')"],
+    "Templates": ["ready ['failed', 'ready']"],
     "Errors": ["409 conflict", "gone"],
 }
 
 
 def test_all_examples_are_found() -> None:
-    assert len(examples()) == 7
+    assert len(examples()) == 8
     assert {heading for heading, _ in examples()} == PRINTS.keys()
+
+
+def there() -> set[str]:
+    """What the server has."""
+    return {info.id for info in Sandbox.list()} | {info.id for info in Template.list()}
 
 
 @pytest.mark.parametrize(("heading", "code"), examples())
 def test_example(heading: str, code: str, tmp_path: Path) -> None:
-    before = {info.id for info in Sandbox.list()}
+    before = there()
     done = subprocess.run(
         [sys.executable, "-W", "error", "-c", code],
         cwd=tmp_path,
@@ -41,4 +47,4 @@ def test_example(heading: str, code: str, tmp_path: Path) -> None:
     )
     assert done.returncode == 0, done.stderr
     assert any(line in done.stdout for line in PRINTS[heading]), done.stdout
-    assert {info.id for info in Sandbox.list()} <= before
+    assert there() <= before

@@ -25,7 +25,7 @@ async function docExamples(): Promise<[string, string][]> {
 }
 
 const program = (example: string) => `
-import { Sandbox, Template } from "@superserve/sdk"
+import { BuildError, Sandbox, Template } from "@superserve/sdk"
 const made = []
 const create = Sandbox.create
 Sandbox.create = async (options) => {
@@ -46,7 +46,7 @@ ${example}
 const found = await docExamples()
 
 it("finds the examples", () => {
-  expect(found.length).toBeGreaterThanOrEqual(10)
+  expect(found.length).toBeGreaterThanOrEqual(11)
 })
 
 describe("doc comments", () => {

@@ -12,7 +12,7 @@ beforeAll(async () => {
 afterAll(() => project.remove())
 
 it("finds the examples", () => {
-  expect(programs.length).toBeGreaterThanOrEqual(7)
+  expect(programs.length).toBeGreaterThanOrEqual(9)
 })
 
 describe("README", () => {

@@ -2,7 +2,7 @@ import { readdirSync, readFileSync } from "node:fs"
 import { join } from "node:path"
 import { describe, expect, it } from "vitest"
 import { parse } from "yaml"
-import { CommandSession, FileWatcher, Sandbox } from "../../src/index"
+import { CommandSession, FileWatcher, NotFoundError, Sandbox, Template } from "../../src/index"
 import { errorMismatch, expectsError, mismatch } from "./scenarios/match"
 import { operations } from "./scenarios/operations"
 import { type Bindings, Bound, resolve } from "./scenarios/values"
@@ -75,7 +75,21 @@ class Run {
       if (raw instanceof FileWatcher) await raw.close()
     }
     for (const { raw } of this.#made) if (raw instanceof Sandbox) await raw.kill()
+    // A later one may start from an earlier one.
+    for (const { raw } of this.#made.reverse()) if (raw instanceof Template) await drop(raw)
   }
+}
+
+/** Deletes a template that the scenario made and whose latest build may still run. */
+async function drop(template: Template): Promise<void> {
+  if (template.name.startsWith("superserve/")) return
+  try {
+    for (const build of await template.listBuilds({ limit: 1 })) await template.cancelBuild(build.id)
+  } catch (error) {
+    if (error instanceof NotFoundError) return
+    throw error
+  }
+  await template.delete()
 }
 
 function fail(what: string | undefined): void {

@@ -3,21 +3,38 @@
 from __future__ import annotations
 
 import builtins
-from typing import Optional
+from collections.abc import Mapping
+from datetime import datetime
+from typing import Optional, Union
 
 from .. import _checks
+from .._async_io import call_back, sleep
 from .._config import Config, resolve
-from .._http import Answer, Call
-from ..types import TemplateInfo, as_list, template_info
+from .._http import Answer
+from ..build_types import LogCallback, Steps, TemplateBuildInfo, build_info
+from ..errors import NotFoundError, SuperserveError, ValidationError
+from ..types import Json, TemplateInfo, TemplateStatus, as_list, as_object, take, template_info
+from . import control
+from .builds import AsyncBuildLog, build_failure
 from .transport import AsyncTransport
+
+_FINAL = ("ready", "failed", "cancelled")
 
 
 class AsyncTemplate:
-    """A template. Get one with ``get``; pass it, its name or its id as ``from_template``."""
+    """A template: the files, processes and size that sandboxes are made from. Made by ``create`` and ``get``.
 
-    def __init__(self, info: TemplateInfo, config: Config) -> None:
+    Pass it, its name or its id as ``from_template``. Its properties are as they were when this object was made;
+    ``get_info`` has those of now.
+
+    All class methods take ``api_key``, ``base_url`` and ``request_timeout``, as those of ``Sandbox`` do.
+    """
+
+    def __init__(self, info: TemplateInfo, config: Config, begun: Optional[str] = None) -> None:
         self._info = info
         self._config = config
+        #: The build that this object began last.
+        self._begun = begun
 
     @property
     def id(self) -> str:
@@ -31,58 +48,312 @@ class AsyncTemplate:
 
     @property
     def info(self) -> TemplateInfo:
-        """Everything about it at the time it was read."""
+        """Everything about it."""
         return self._info
+
+    @property
+    def team_id(self) -> str:
+        """Its team; a system template has the nil UUID."""
+        return self._info.team_id
+
+    @property
+    def status(self) -> TemplateStatus:
+        """Its status."""
+        return self._info.status
+
+    @property
+    def vcpu(self) -> int:
+        """Virtual CPUs of its sandboxes."""
+        return self._info.vcpu
+
+    @property
+    def memory_mib(self) -> int:
+        """Their memory, in MiB."""
+        return self._info.memory_mib
+
+    @property
+    def disk_mib(self) -> int:
+        """Their writable disk, in MiB."""
+        return self._info.disk_mib
+
+    @property
+    def size_bytes(self) -> Optional[int]:
+        """Size of its files and captured memory; None until ready."""
+        return self._info.size_bytes
+
+    @property
+    def error_message(self) -> Optional[str]:
+        """``<code>: detail``; only when failed."""
+        return self._info.error_message
+
+    @property
+    def created_at(self) -> datetime:
+        """When it was made."""
+        return self._info.created_at
+
+    @property
+    def built_at(self) -> Optional[datetime]:
+        """When the build ended that sandboxes are made from; None until ready."""
+        return self._info.built_at
+
+    @property
+    def latest_build_id(self) -> Optional[str]:
+        """The build asked for last; None for a system template."""
+        return self._info.latest_build_id
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}(id={self.id!r}, name={self.name!r})"
 
     @classmethod
+    async def create(
+        cls,
+        name: str,
+        *,
+        from_: Optional[str] = None,
+        from_template: Union[str, AsyncTemplate, TemplateInfo, None] = None,
+        steps: Optional[Steps] = None,
+        start_cmd: Optional[str] = None,
+        ready_cmd: Optional[str] = None,
+        vcpu: Optional[int] = None,
+        memory_mib: Optional[int] = None,
+        disk_mib: Optional[int] = None,
+        idempotency_key: Optional[str] = None,
+        api_key: Optional[str] = None,
+        base_url: Optional[str] = None,
+        request_timeout: Optional[float] = None,
+    ) -> AsyncTemplate:
+        """Makes a template. It returns at once, when the build has been begun; ``wait_until_ready`` waits for it.
+
+        ``name``: unique in the team; 1-128 of ``a-z``, ``0-9``, ``.``, ``_``, ``-`` and ``/``. ``from_``: an OCI image
+        such as ``python:3.12-slim``; or else ``from_template``: a ready template, its name or UUID. ``steps``: what is
+        done then, in this order; each a ``RunStep``, ``EnvStep``, ``WorkdirStep``, ``UserStep`` or ``CopyStep``, or a
+        mapping such as ``{"run": "pip install numpy"}``. Their results are cached: a build goes on after the longest
+        run of steps that was done before. ``start_cmd``: a command that every sandbox comes up with: it is started
+        after the steps, and captured running. ``ready_cmd``: run every 2 seconds, for at most 10 minutes, until it
+        exits with 0; then ``start_cmd`` is captured. ``vcpu`` (1-4, default 1), ``memory_mib`` (256-4096, default 1024)
+        and ``disk_mib`` (1024-8192, default 4096): size of the sandboxes; a server may allow more.
+        ``idempotency_key``: a second call with the same key begins no second build.
+
+        ConflictError when the team has a template of this name, or ``from_template`` is not ready. RateLimitError
+        (``too_many_templates``, ``too_many_builds``) when the team is at a quota.
+        """
+        config = resolve(api_key, base_url, request_timeout)
+        body = _checks.build_body(from_, from_template, steps, start_cmd, ready_cmd, vcpu, memory_mib, disk_mib)
+        answer = await _ask(config, "POST", "/templates", {"name": name, **body}, headers=_with_key(idempotency_key))
+        raw = as_object(answer.json())
+        begun = take(raw, "build_id", str)
+        return cls(template_info({**raw, "latest_build_id": begun}), config, begun)
+
+    @classmethod
     async def get(
-        cls, name_or_id: str, *, api_key: Optional[str] = None, base_url: Optional[str] = None
+        cls,
+        name_or_id: str,
+        *,
+        api_key: Optional[str] = None,
+        base_url: Optional[str] = None,
+        request_timeout: Optional[float] = None,
     ) -> AsyncTemplate:
         """A template by its name or UUID."""
-        config = resolve(api_key, base_url)
-        return cls(await _read(config, name_or_id), config)
+        config = resolve(api_key, base_url, request_timeout)
+        return cls(template_info((await _ask(config, "GET", _path(name_or_id))).json()), config)
 
     @classmethod
     async def connect(
-        cls, name_or_id: str, *, api_key: Optional[str] = None, base_url: Optional[str] = None
+        cls,
+        name_or_id: str,
+        *,
+        api_key: Optional[str] = None,
+        base_url: Optional[str] = None,
+        request_timeout: Optional[float] = None,
     ) -> AsyncTemplate:
         """The same as ``get``."""
-        return await cls.get(name_or_id, api_key=api_key, base_url=base_url)
+        return await cls.get(name_or_id, api_key=api_key, base_url=base_url, request_timeout=request_timeout)
 
     @classmethod
     async def list(
-        cls, *, name_prefix: Optional[str] = None, api_key: Optional[str] = None, base_url: Optional[str] = None
+        cls,
+        *,
+        name_prefix: Optional[str] = None,
+        api_key: Optional[str] = None,
+        base_url: Optional[str] = None,
+        request_timeout: Optional[float] = None,
     ) -> builtins.list[TemplateInfo]:
         """The team's templates and the system's, by name."""
         query = [] if name_prefix is None else [("name_prefix", name_prefix)]
-        answer = await _ask(resolve(api_key, base_url), "/templates", query)
+        answer = await _ask(resolve(api_key, base_url, request_timeout), "GET", "/templates", query=query)
         return [template_info(row) for row in as_list(answer.json())]
 
+    @classmethod
+    async def delete_by_id(
+        cls,
+        name_or_id: str,
+        *,
+        api_key: Optional[str] = None,
+        base_url: Optional[str] = None,
+        request_timeout: Optional[float] = None,
+    ) -> None:
+        """As ``delete``, by name or UUID."""
+        await _remove(resolve(api_key, base_url, request_timeout), _path(name_or_id))
+
     async def get_info(self) -> TemplateInfo:
-        """Reads it again."""
-        return await _read(self._config, self.id)
+        """The state of now. This object's own properties stay as they are."""
+        return template_info((await _ask(self._config, "GET", _path(self.id))).json())
+
+    async def delete(self) -> None:
+        """Deletes the template; its name is free at once. One that is not there any more is no error.
+
+        ConflictError while a sandbox, a snapshot or a running build needs it.
+        """
+        await _remove(self._config, _path(self.id))
+
+    async def rebuild(
+        self,
+        *,
+        from_: Optional[str] = None,
+        from_template: Union[str, AsyncTemplate, TemplateInfo, None] = None,
+        steps: Optional[Steps] = None,
+        start_cmd: Optional[str] = None,
+        ready_cmd: Optional[str] = None,
+        vcpu: Optional[int] = None,
+        memory_mib: Optional[int] = None,
+        disk_mib: Optional[int] = None,
+        idempotency_key: Optional[str] = None,
+    ) -> TemplateBuildInfo:
+        """Has the template built again, as the latest build was asked to, or with what is given instead.
+
+        The arguments are those of ``create``. The source, steps and commands are one thing: with any of them given,
+        none of the old ones stays. Until the new build is ready, and when it fails, sandboxes are made from the last
+        good one. When the same build is running already, that one is returned.
+        """
+        body = _checks.build_body(from_, from_template, steps, start_cmd, ready_cmd, vcpu, memory_mib, disk_mib)
+        path = _path(self.id) + "/builds"
+        answer = await _ask(self._config, "POST", path, body or None, headers=_with_key(idempotency_key))
+        build = build_info(answer.json())
+        self._begun = build.id
+        return build
+
+    async def list_builds(self, *, limit: Optional[int] = None) -> builtins.list[TemplateBuildInfo]:
+        """The latest builds, newest first: at most ``limit`` (1-100, default 20)."""
+        query = [] if limit is None else [("limit", str(limit))]
+        answer = await _ask(self._config, "GET", _path(self.id) + "/builds", query=query)
+        return [build_info(row) for row in as_list(answer.json())]
+
+    async def get_build(self, build_id: str) -> TemplateBuildInfo:
+        """The state of a build."""
+        return build_info((await _ask(self._config, "GET", self._build_path(build_id))).json())
+
+    async def cancel_build(self, build_id: str) -> None:
+        """Cancels a build; when it returns, the build has ended. One that is over or is not there is no error."""
+        await _remove(self._config, self._build_path(build_id))
+
+    async def stream_build_logs(self, on_event: LogCallback, *, build_id: Optional[str] = None) -> None:
+        """Gives a build's log to ``on_event``, from its first line, until the build is over, however it ended.
+
+        ``build_id``: default the build that this object began last, else the template's latest. A log that breaks off is
+        asked for again, and no line comes twice.
+        """
+        found = await self._find_build(build_id)
+        if found is None:
+            raise SuperserveError(f"template {self.name} has no builds", code="no_builds")
+        await self._follow(found, on_event)
+
+    async def wait_until_ready(
+        self,
+        *,
+        on_log: Optional[LogCallback] = None,
+        build_id: Optional[str] = None,
+        poll_interval_s: float = 2.0,
+    ) -> TemplateInfo:
+        """Waits until a build is over and returns the template, from which sandboxes can then be made.
+
+        ``on_log``: gets the build's log, from its first line and then as it is written. ``build_id``: default the build
+        that this object began last, else the template's latest. ``poll_interval_s``: how long to wait before asking
+        again when the log does not tell of the end.
+
+        BuildError when the build failed. ConflictError with the code ``cancelled`` when it was cancelled.
+        """
+        if not poll_interval_s > 0:
+            raise ValidationError("poll_interval_s must be greater than 0")
+        found = await self._find_build(build_id)
+        if found is None:
+            return await self._wait_for_system(poll_interval_s)
+        build = await self.get_build(found)
+        if on_log is not None or build.status not in _FINAL:
+            # The log tells of the end at once; the build says how it ended, and that the template can be used.
+            await self._follow(found, on_log, must=False)
+            build = await self.get_build(found)
+        while build.status not in _FINAL:
+            await sleep(poll_interval_s)
+            build = await self.get_build(found)
+        failure = build_failure(build.status, build.error_message, build.id, build.template_id)
+        if failure is not None:
+            raise failure
+        return await self.get_info()
+
+    async def _wait_for_system(self, poll_interval_s: float) -> TemplateInfo:
+        """A system template has no builds that one could look at."""
+        while True:
+            info = await self.get_info()
+            failure = build_failure(info.status, info.error_message, "", info.id)
+            if failure is not None:
+                raise failure
+            if info.status == "ready":
+                return info
+            await sleep(poll_interval_s)
+
+    async def _find_build(self, build_id: Optional[str]) -> Optional[str]:
+        return build_id or self._begun or (await self.get_info()).latest_build_id
+
+    async def _follow(self, build_id: str, on_event: Optional[LogCallback], must: bool = True) -> None:
+        """Hands over a log. Without must, one that can't be read ends there."""
+        transport = AsyncTransport(self._config)
+        log = AsyncBuildLog(transport, self._build_path(build_id) + "/logs")
+        try:
+            while True:
+                try:
+                    event = await log.next()
+                except SuperserveError:
+                    if must:
+                        raise
+                    return
+                if event is None:
+                    return
+                await call_back(on_event, event)
+        finally:
+            await log.close()
+            await transport.close()
+
+    def _build_path(self, build_id: str) -> str:
+        return f"{_path(self.id)}/builds/{_checks.segment(build_id, 'build_id')}"
 
 
-async def _read(config: Config, name_or_id: str) -> TemplateInfo:
-    answer = await _ask(config, f"/templates/{_checks.segment(name_or_id, 'name_or_id')}", [])
-    return template_info(answer.json())
+def _path(name_or_id: str) -> str:
+    return f"/templates/{_checks.segment(name_or_id, 'name_or_id')}"
 
 
-async def _ask(config: Config, path: str, query: builtins.list[tuple[str, str]]) -> Answer:
+def _with_key(key: Optional[str]) -> dict[str, str]:
+    return {} if key is None else {"Idempotency-Key": key}
+
+
+async def _remove(config: Config, path: str) -> None:
+    """Deletes what may be gone already."""
+    try:
+        await _ask(config, "DELETE", path)
+    except NotFoundError:
+        pass
+
+
+async def _ask(
+    config: Config,
+    method: str,
+    path: str,
+    body: Optional[Json] = None,
+    query: Optional[builtins.list[tuple[str, str]]] = None,
+    headers: Optional[Mapping[str, str]] = None,
+) -> Answer:
+    """One call, on a connection of its own."""
     transport = AsyncTransport(config)
     try:
-        return await transport.request(
-            Call(
-                "GET",
-                config.base_url + path,
-                headers={"X-API-Key": config.api_key},
-                query=query,
-                idle_timeout=config.request_timeout,
-                total_timeout=config.request_timeout,
-            )
-        )
+        return await control.ask(transport, method, path, body, query, headers)
     finally:
         await transport.close()

@@ -79,10 +79,9 @@ class Sandbox:
         tags. ``env_vars``: environment of every process. ``network``: a NetworkConfig. ``idempotency_key``: a second
         call with the same key within 24 hours gives the same sandbox instead of another one.
         """
-        template = from_template if isinstance(from_template, str) or from_template is None else from_template.id
         body = _checks.given(
             name=name,
-            from_template=template,
+            from_template=_checks.template_ref(from_template),
             from_snapshot=from_snapshot,
             timeout_seconds=timeout_seconds,
             timeout_action=timeout_action,

@@ -1,7 +1,7 @@
 import { request as httpRequest } from "node:http"
 import { request as httpsRequest } from "node:https"
 import {
-  type CommandSession, type FileEvent, type FileWatcher, Sandbox, type SandboxCreateOptions, Template,
+  type BuildLogEvent, type CommandSession, type FileEvent, type FileWatcher, Sandbox, type SandboxCreateOptions, Template,
 } from "../../../src/index"
 import { Bound, camel, isMap, plain } from "./values"
 
@@ -27,17 +27,43 @@ function bindSandbox(sandbox: Sandbox): Bound {
 const bindSession = (session: CommandSession): Bound =>
   new Bound(session, { session_id: session.sessionId, pid: session.pid })
 
-async function create(args: Args): Promise<Bound> {
-  const { abort_after_seconds: seconds, ...rest } = args
+const bindTemplate = (template: Template): Bound =>
+  new Bound(template, plain({ ...template }) as Record<string, unknown>)
+
+/** Makes a call with a signal that is aborted after so many seconds. */
+async function abortable<T>(seconds: number | undefined, call: (signal: AbortSignal) => Promise<T>): Promise<T> {
   const controller = new AbortController()
   // After 0 seconds means before the request, as a context that has expired does in Go; a timer would fire after it.
   if (seconds === 0) controller.abort()
-  const timer = seconds > 0 ? setTimeout(() => controller.abort(), seconds * 1000) : undefined
+  const timer = seconds ? setTimeout(() => controller.abort(), seconds * 1000) : undefined
   try {
-    return bindSandbox(await Sandbox.create({ ...options(rest), signal: controller.signal } as SandboxCreateOptions))
+    return await call(controller.signal)
   } finally {
     clearTimeout(timer)
   }
+}
+
+function create({ abort_after_seconds: seconds, ...args }: Args): Promise<Bound> {
+  return abortable(seconds, async (signal) =>
+    bindSandbox(await Sandbox.create({ ...options(args), signal } as SandboxCreateOptions)),
+  )
+}
+
+function waitUntilReady(
+  template: Template, { abort_after_seconds: seconds, with_log: withLog, ...args }: Args,
+): Promise<unknown> {
+  const log: BuildLogEvent[] = []
+  const onLog = withLog === true ? (event: BuildLogEvent): void => void log.push(event) : undefined
+  return abortable(seconds, async (signal) => {
+    const info = await template.waitUntilReady({ ...options(args), onLog, signal })
+    return plain(onLog ? { ...info, log } : info)
+  })
+}
+
+async function buildLogs(template: Template, args: Args): Promise<unknown> {
+  const log: BuildLogEvent[] = []
+  await template.streamBuildLogs({ ...options(args), onEvent: (event: BuildLogEvent) => void log.push(event) })
+  return plain(log)
 }
 
 async function runStream(sandbox: Sandbox, args: Args): Promise<unknown> {
@@ -125,10 +151,17 @@ export const operations: Record<string, Operation> = {
     return plain({ data: events, nextCursor, hasMore })
   },
   template_list: async (_, args) => plain(await Template.list(options(args))),
-  template_get: async (_, args) => {
-    const template = await Template.get(args.name_or_id, options(args, "name_or_id"))
-    return new Bound(template, plain({ ...template }) as Record<string, unknown>)
-  },
+  template_get: async (_, args) => bindTemplate(await Template.get(args.name_or_id, options(args, "name_or_id"))),
+  template_create: async (_, args) => bindTemplate(await Template.create(options(args))),
+  template_delete_by_id: (_, args) => Template.deleteById(args.name_or_id, options(args, "name_or_id")),
+  template_info: async (on: Template) => plain(await on.getInfo()),
+  template_delete: (on: Template) => on.delete(),
+  template_rebuild: async (on: Template, args) => plain(await on.rebuild(options(args))),
+  template_builds: async (on: Template, args) => plain(await on.listBuilds(options(args))),
+  template_build: async (on: Template, args) => plain(await on.getBuild(args.build_id)),
+  template_cancel: (on: Template, args) => on.cancelBuild(args.build_id),
+  template_logs: buildLogs,
+  template_wait: waitUntilReady,
   run: async (on: Sandbox, args) => plain(await on.commands.run(args.command, options(args, "command"))),
   run_stream: runStream,
   spawn: async (on: Sandbox, args) => bindSession(await on.commands.spawn(args.command, options(args, "command"))),
