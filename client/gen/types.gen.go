@@ -1021,6 +1021,9 @@ type Template struct {
 	MemoryMib int    `json:"memory_mib"`
 	Name      string `json:"name"`
 
+	// Progress What a build under way is doing now, for people; absent when none is.
+	Progress string `json:"progress,omitempty"`
+
 	// SizeBytes Size of the image and the captured memory, in bytes; absent until ready.
 	SizeBytes int64 `json:"size_bytes,omitempty"`
 

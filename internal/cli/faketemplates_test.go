@@ -93,7 +93,7 @@ func (f *fakeTemplates) create(w http.ResponseWriter, r *http.Request, _ map[str
 	}
 	t := map[string]any{
 		"id": f.id(), "team_id": fakeID, "name": name, "status": "pending", "vcpu": 1, "memory_mib": 1024, "disk_mib": 4096,
-		"created_at": "2026-01-02T15:04:05.000Z",
+		"created_at": "2026-01-02T15:04:05.000Z", "progress": "step 2 of 3: run make",
 	}
 	f.byName[name] = t
 	build := f.build(t, body)

@@ -54,9 +54,9 @@ func (a *App) printTemplates(list []client.Template) error {
 	now := time.Now()
 	rows := make([][]string, 0, len(list))
 	for _, t := range list {
-		rows = append(rows, []string{t.Name, string(t.Status), templateShape(&t), templateSize(&t), ago(t.CreatedAt, now), t.ErrorMessage})
+		rows = append(rows, []string{t.Name, string(t.Status), templateShape(&t), templateSize(&t), ago(t.CreatedAt, now), cmp.Or(t.Progress, t.ErrorMessage)})
 	}
-	return a.table([]string{"NAME", "STATUS", "SHAPE", "IMAGE", "AGE", "ERROR"}, rows)
+	return a.table([]string{"NAME", "STATUS", "SHAPE", "IMAGE", "AGE", "DETAIL"}, rows)
 }
 
 func templateShape(t *client.Template) string {
@@ -108,7 +108,8 @@ func (a *App) printTemplate(t *client.Template, builds []client.Build) error {
 	if t.BuiltAt != nil {
 		pairs = append(pairs, [2]string{"built", shownTime(t.BuiltAt)})
 	}
-	if err := a.pairs(append(pairs, [2]string{"error", t.ErrorMessage})); err != nil || len(builds) == 0 {
+	pairs = append(pairs, [2]string{"progress", t.Progress}, [2]string{"error", t.ErrorMessage})
+	if err := a.pairs(pairs); err != nil || len(builds) == 0 {
 		return err
 	}
 	now := time.Now()

@@ -25,10 +25,22 @@ func TestCreateTemplate(t *testing.T) {
 	if got := builder.queued(); !slices.Equal(got, []string{b.ID}) {
 		t.Errorf("queued %v, want %s", got, b.ID)
 	}
+	wantProgress := func(want string) {
+		t.Helper()
+		one, err := s.GetTemplate(t.Context(), w.team, "team/app")
+		all, err2 := s.ListTemplates(t.Context(), w.team, "team/app")
+		if err != nil || err2 != nil || len(all) != 1 || one.Progress != want || all[0].Progress != want {
+			t.Errorf("progress %+v and %+v, want %q; %v, %v", one, all, want, err, err2)
+		}
+	}
+	wantProgress("waiting for builds before it")
 	builder.progress = "step 1 of 1"
+	wantProgress("step 1 of 1")
 	_, err := s.CreateSandbox(t.Context(), w.team, control.CreateRequest{Name: "x", FromTemplate: "team/app"})
 	wantMessage(t, err, sandbox.CodeConflict, "team/app", "not begun", "step 1 of 1", "try again")
+	builder.progress = ""
 	builder.finish(b.ID)
+	wantProgress("")
 	sb := w.create(s, control.CreateRequest{FromTemplate: "team/app"})
 	if sb.TemplateID != made.ID {
 		t.Errorf("the sandbox is from %s", sb.TemplateID)

@@ -69,12 +69,31 @@ func (s *Service) CreateTemplate(ctx context.Context, p Principal, req TemplateR
 // ListTemplates lists the team's and the system's templates whose names begin with namePrefix; "" for all.
 func (s *Service) ListTemplates(ctx context.Context, p Principal, namePrefix string) ([]*sandbox.Template, error) {
 	list, err := s.store.ListTemplates(ctx, p.TeamID, namePrefix)
+	for _, t := range list {
+		t.Progress = s.progress(t)
+	}
 	return list, storeError("listing templates", err)
 }
 
 // GetTemplate finds a template of the team or the system by name or UUID.
 func (s *Service) GetTemplate(ctx context.Context, p Principal, nameOrID string) (*sandbox.Template, error) {
-	return s.template(ctx, p, nameOrID)
+	t, err := s.template(ctx, p, nameOrID)
+	if err == nil {
+		t.Progress = s.progress(t)
+	}
+	return t, err
+}
+
+// progress says what is being done for a template, "" for nothing.
+func (s *Service) progress(t *sandbox.Template) string {
+	if t.Status == sandbox.TemplateFailed && t.TeamID != "" {
+		return "" // the build is about to be forgotten
+	}
+	text := s.builder.Progress(t.ID)
+	if text == "" && t.Status == sandbox.TemplatePending {
+		return "waiting for builds before it"
+	}
+	return text
 }
 
 // DeleteTemplate removes a template that nothing needs; its name is free at once. Its files go in the background.
@@ -136,7 +155,7 @@ func (s *Service) templateReady(t *sandbox.Template) error {
 	case sandbox.TemplateBuilding:
 		reason = "is not ready: it is being built"
 	}
-	if progress := s.builder.Progress(t.ID); progress != "" {
+	if progress := s.progress(t); progress != "" {
 		reason += fmt.Sprintf(" (%s)", progress)
 	}
 	if t.Status != sandbox.TemplateFailed {

@@ -54,7 +54,7 @@ func toTemplate(t *sandbox.Template) gen.Template {
 	out := gen.Template{
 		ID: t.ID, TeamID: t.TeamID, Name: t.Name, Status: gen.TemplateStatus(t.Status),
 		Vcpu: t.Resources.VCPU, MemoryMib: t.Resources.MemoryMiB, DiskMib: t.Resources.DiskMiB,
-		SizeBytes: t.SizeBytes, ErrorMessage: t.ErrorMessage, CreatedAt: timestamp(t.CreatedAt), BuiltAt: timestampOrEmpty(t.BuiltAt),
+		SizeBytes: t.SizeBytes, ErrorMessage: t.ErrorMessage, Progress: t.Progress, CreatedAt: timestamp(t.CreatedAt), BuiltAt: timestampOrEmpty(t.BuiltAt),
 		LatestBuildID: t.LatestBuildID,
 	}
 	if out.TeamID == "" {

@@ -74,7 +74,7 @@ func (n *Node) warmUp(ctx context.Context, m *machine, spec template.CaptureSpec
 	if err := needShell(ctx, m.agent(), spec); err != nil {
 		return err
 	}
-	w := &warmUp{agent: m.agent(), spec: spec, ended: make(chan error, 1)}
+	w := &warmUp{agent: m.agent(), spec: spec, interval: readyInterval, limit: readyLimit, ended: make(chan error, 1)}
 	w.start(ctx)
 	if spec.ReadyCmd == "" {
 		return w.awaitStart(ctx)
@@ -98,9 +98,10 @@ func needShell(ctx context.Context, agent *guestapi.Client, spec template.Captur
 
 // warmUp is the wait for a template's process.
 type warmUp struct {
-	agent *guestapi.Client
-	spec  template.CaptureSpec
-	ended chan error // the end of start_cmd, nil for one with 0
+	agent           *guestapi.Client
+	spec            template.CaptureSpec
+	interval, limit time.Duration // of polling ready_cmd
+	ended           chan error    // the end of start_cmd, nil for one with 0
 }
 
 // start starts start_cmd and follows it.
@@ -146,9 +147,9 @@ func (w *warmUp) awaitStart(ctx context.Context) error {
 
 // awaitReady polls ready_cmd.
 func (w *warmUp) awaitReady(ctx context.Context) error {
-	limit := time.NewTimer(readyLimit)
+	limit := time.NewTimer(w.limit)
 	defer limit.Stop()
-	tick := time.NewTicker(readyInterval)
+	tick := time.NewTicker(w.interval)
 	defer tick.Stop()
 	ready, why, err := w.ready(ctx)
 	for err == nil && !ready {
@@ -157,7 +158,7 @@ func (w *warmUp) awaitReady(ctx context.Context) error {
 		case <-tick.C:
 			ready, why, err = w.ready(ctx)
 		case <-limit.C:
-			return &template.BuildError{Code: template.ReadyCmdFailed, Detail: fmt.Sprintf("not ready within %s: %s", readyLimit, why)}
+			return &template.BuildError{Code: template.ReadyCmdFailed, Detail: fmt.Sprintf("not ready within %s: %s", w.limit, why)}
 		case <-ctx.Done():
 			return endedEarly(ctx, template.ReadyCmdFailed)
 		}

@@ -32,6 +32,8 @@ type Template struct {
 	BuiltAt      *time.Time
 	// LatestBuildID is the build asked for last, whatever became of it; "" for a system template.
 	LatestBuildID string
+	// Progress says what a build under way is doing now, for people. It is not stored.
+	Progress string
 	// ImageID names the root image and CheckpointID the snapshot taken with the agent up; both "" until ready.
 	ImageID      string
 	CheckpointID string

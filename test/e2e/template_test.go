@@ -4,6 +4,7 @@ import (
 	"archive/tar"
 	"bytes"
 	"encoding/json"
+	"fmt"
 	"io"
 	"net/http"
 	"net/url"
@@ -133,6 +134,14 @@ func TestFailedRebuildLeavesTheLastOne(t *testing.T) {
 	}
 }
 
+// variables are n variables of an image.
+func variables(n int) (env []string) {
+	for i := range n {
+		env = append(env, fmt.Sprintf("V%d=x", i))
+	}
+	return env
+}
+
 func TestBuildErrors(t *testing.T) {
 	reg := newRegistry(t)
 	small := reg.push("errors:1", v1.Config{Env: []string{"PATH=/bin"}}, alpineLike(t)...)
@@ -146,6 +155,8 @@ func TestBuildErrors(t *testing.T) {
 		"no registry":          {m{"from": "127.0.0.1:1/x:1"}, "image_pull_failed: "},
 		"other platform":       {m{"from": reg.pushFor("errors:riscv", v1.Config{}, "riscv64", tarFile("a", "b", 0o644))}, "unsupported_platform: "},
 		"escapes the root":     {m{"from": reg.push("errors:unsafe", v1.Config{}, tarFile("../../evil", "x", 0o644))}, "image_unsafe: "},
+		"too much environment": {m{"from": reg.push("errors:large", v1.Config{Env: variables(300)}, tarFile("a", "b", 0o644))}, "image_too_large: "},
+		"full disk":            {m{"from": small, "disk_mib": 1024, "steps": []m{{"run": "head -c 1200000000 /dev/zero > /big"}}}, "step_failed: step 1 (run head -c 1200000000 /dev/zero > /big): exited with code 1"},
 		"no shell":             {m{"from": bare, "steps": []m{{"run": "true"}}}, "step_failed: step 1 (run true): the image has no /bin/sh"},
 		"no sudo":              {m{"from": small, "steps": []m{{"user": m{"name": "ada", "sudo": true}}}}, "step_failed: step 1 (user ada with sudo): the image has no sudo"},
 		"start_cmd exits":      {m{"from": small, "start_cmd": "echo no port >&2; exit 4"}, "start_cmd_failed: it exited with code 4: no port"},

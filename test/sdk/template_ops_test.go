@@ -33,7 +33,7 @@ func (t *template) Fields() map[string]any {
 		"id": t.ID, "team_id": t.TeamID, "name": t.Name, "status": string(t.Status), "vcpu": t.Vcpu,
 		"memory_mib": t.MemoryMib, "disk_mib": t.DiskMib, "created_at": t.CreatedAt,
 	}
-	setText(out, map[string]string{"error_message": t.ErrorMessage, "latest_build_id": t.LatestBuildID})
+	setText(out, map[string]string{"error_message": t.ErrorMessage, "latest_build_id": t.LatestBuildID, "progress": t.Progress})
 	if t.SizeBytes != 0 {
 		out["size_bytes"] = t.SizeBytes
 	}

@@ -193,7 +193,7 @@ func (b *Builder) startPending() error {
 	defer b.mu.Unlock()
 	busy := map[string]bool{}
 	for _, j := range b.jobs {
-		busy[j.build.TemplateID] = true
+		busy[j.template] = true
 	}
 	for _, row := range rows {
 		if len(b.jobs) >= b.cfg.Parallel || b.ctx.Err() != nil {
@@ -216,7 +216,7 @@ func (b *Builder) startPending() error {
 func (b *Builder) forget(j *job) {
 	j.cancel(nil)
 	b.mu.Lock()
-	delete(b.jobs, j.build.ID)
+	delete(b.jobs, j.id)
 	b.mu.Unlock()
 	close(j.done)
 	signal(b.wake)
@@ -275,7 +275,7 @@ func (b *Builder) Progress(templateID string) string {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	for _, j := range b.jobs {
-		if j.build.TemplateID == templateID {
+		if j.template == templateID {
 			return j.progress()
 		}
 	}

@@ -23,19 +23,21 @@ var (
 
 // job is one build under way.
 type job struct {
-	b      *Builder
-	build  *sandbox.Build // the row as it was stored last
-	log    *buildLog
-	ctx    context.Context // ends with the build's time, Cancel or Stop; its cause says which
-	cancel context.CancelCauseFunc
-	done   chan struct{} // closed when the row is final
+	b        *Builder
+	id       string         // of the build
+	template string         // its id
+	build    *sandbox.Build // the row as it was stored last; only for the job's own goroutine
+	log      *buildLog
+	ctx      context.Context // ends with the build's time, Cancel or Stop; its cause says which
+	cancel   context.CancelCauseFunc
+	done     chan struct{} // closed when the row is final
 
 	now      atomic.Pointer[string] // for Progress
 	releases []func()               // of images that are held
 }
 
 func (b *Builder) newJob(row *sandbox.Build) *job {
-	j := &job{b: b, build: row, log: b.logs.of(row.ID), done: make(chan struct{})}
+	j := &job{b: b, id: row.ID, template: row.TemplateID, build: row, log: b.logs.of(row.ID), done: make(chan struct{})}
 	j.ctx, j.cancel = context.WithCancelCause(b.ctx)
 	return j
 }
@@ -204,6 +206,7 @@ func (j *job) commit(im image.Image, end state, checkpoint string, size int64) e
 		return fmt.Errorf("putting the template into service: %w", err)
 	}
 	j.build = &row
+	j.report("")
 	j.b.serve(checkpoint)
 	j.b.logs.finish(row.ID)
 	if old.CheckpointID != "" {

@@ -103,7 +103,7 @@ func (b *buildLog) output(stream, text string) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	s := control.LogStream(stream)
-	rest := b.partial[s] + text
+	rest := b.partial[s] + strings.ToValidUTF8(text, "\uFFFD") // valid, so that every cut below takes something
 	for {
 		line, after, found := strings.Cut(rest, "\n")
 		if !found {

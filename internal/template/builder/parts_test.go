@@ -136,6 +136,22 @@ func TestLogLines(t *testing.T) {
 	}
 }
 
+// What is not UTF-8 is replaced, also where a line without end is cut.
+func TestLogOfBytes(t *testing.T) {
+	l, err := openLogs(t.TempDir())
+	if err != nil {
+		t.Fatal(err)
+	}
+	b := l.of("build")
+	b.output("stdout", strings.Repeat("\xff", 2*maxLogLine))
+	b.output("stdout", "\xfe\n")
+	l.finish("build")
+	got := strings.ReplaceAll(strings.Join(readLog(t, l.file("build")), ""), "stdout ", "")
+	if len(got) == 0 || strings.Trim(got, "\uFFFD") != "" {
+		t.Errorf("%d bytes: %.100q", len(got), got)
+	}
+}
+
 func readLog(t *testing.T, file string) (lines []string) {
 	t.Helper()
 	r := &logReader{path: file, emit: func(e control.LogEvent) error {

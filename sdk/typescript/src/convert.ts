@@ -145,6 +145,7 @@ export function templateInfo(value: unknown, status: number): TemplateInfo {
     diskMib: f.number("disk_mib"),
     sizeBytes: f.optionalNumber("size_bytes"),
     errorMessage: f.optionalString("error_message"),
+    progress: f.optionalString("progress"),
     createdAt: f.date("created_at"),
     builtAt: f.optionalDate("built_at"),
     latestBuildId: f.optionalString("latest_build_id"),

@@ -44,6 +44,7 @@ export class Template implements TemplateInfo {
   declare readonly diskMib: number
   declare readonly sizeBytes?: number
   declare readonly errorMessage?: string
+  declare readonly progress?: string
   declare readonly createdAt: Date
   declare readonly builtAt?: Date
   declare readonly latestBuildId?: string

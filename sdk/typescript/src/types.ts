@@ -224,6 +224,8 @@ export interface TemplateInfo {
   /** In bytes; absent until ready. */
   sizeBytes?: number
   errorMessage?: string
+  /** What a build under way is doing now, for people. */
+  progress?: string
   createdAt: Date
   builtAt?: Date
   latestBuildId?: string

@@ -207,6 +207,8 @@ class TemplateInfo:
     error_message: Optional[str] = None
     built_at: Optional[datetime] = None
     latest_build_id: Optional[str] = None
+    #: What a build under way is doing now, for people.
+    progress: Optional[str] = None
 
 
 @dataclass(frozen=True)
@@ -355,6 +357,7 @@ def template_info(raw: object) -> TemplateInfo:
         error_message=maybe(o, "error_message", str),
         built_at=maybe_time(o, "built_at"),
         latest_build_id=maybe(o, "latest_build_id", str),
+        progress=maybe(o, "progress", str),
     )
 
 

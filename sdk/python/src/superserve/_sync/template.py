@@ -102,6 +102,11 @@ class Template:
         """The build asked for last; None for a system template."""
         return self._info.latest_build_id
 
+    @property
+    def progress(self) -> Optional[str]:
+        """What a build under way was doing when this was read, for people; None when none was."""
+        return self._info.progress
+
     def __repr__(self) -> str:
         return f"{type(self).__name__}(id={self.id!r}, name={self.name!r})"
 
