@@ -156,7 +156,6 @@ func TestBuildErrors(t *testing.T) {
 		"other platform":       {m{"from": reg.pushFor("errors:riscv", v1.Config{}, "riscv64", tarFile("a", "b", 0o644))}, "unsupported_platform: "},
 		"escapes the root":     {m{"from": reg.push("errors:unsafe", v1.Config{}, tarFile("../../evil", "x", 0o644))}, "image_unsafe: "},
 		"too much environment": {m{"from": reg.push("errors:large", v1.Config{Env: variables(300)}, tarFile("a", "b", 0o644))}, "image_too_large: "},
-		"full disk":            {m{"from": small, "disk_mib": 1024, "steps": []m{{"run": "head -c 1200000000 /dev/zero > /big"}}}, "step_failed: step 1 (run head -c 1200000000 /dev/zero > /big): exited with code 1"},
 		"no shell":             {m{"from": bare, "steps": []m{{"run": "true"}}}, "step_failed: step 1 (run true): the image has no /bin/sh"},
 		"no sudo":              {m{"from": small, "steps": []m{{"user": m{"name": "ada", "sudo": true}}}}, "step_failed: step 1 (user ada with sudo): the image has no sudo"},
 		"start_cmd exits":      {m{"from": small, "start_cmd": "echo no port >&2; exit 4"}, "start_cmd_failed: it exited with code 4: no port"},
