@@ -1,7 +1,10 @@
 package scenarios
 
 import (
+	"archive/tar"
+	"bytes"
 	"errors"
+	"io"
 	"testing"
 	"time"
 
@@ -105,5 +108,31 @@ func TestExpand(t *testing.T) {
 	v, err := s.Expand(map[string]any{"$map": map[string]any{"key": "k#", "value": map[string]any{"$repeat": map[string]any{"text": "v", "times": 2}}, "count": 2}})
 	if err != nil || equals(map[string]any{"k0": "vv", "k1": "vv"}, v) != nil {
 		t.Errorf("%v, %v", v, err)
+	}
+}
+
+func TestExpandTar(t *testing.T) {
+	v, err := Scope{}.Expand(map[string]any{"$tar": map[string]any{"b": map[string]any{"$bytes": "AQ=="}, "a/x": "text"}})
+	data, ok := v.([]byte)
+	if err != nil || !ok {
+		t.Fatalf("%T, %v", v, err)
+	}
+	got := map[string]any{}
+	in := tar.NewReader(bytes.NewReader(data))
+	for h, err := in.Next(); !errors.Is(err, io.EOF); h, err = in.Next() {
+		if err != nil || h.Typeflag != tar.TypeReg || h.Mode != 0o644 {
+			t.Fatalf("%+v, %v", h, err)
+		}
+		content, err := io.ReadAll(in)
+		if err != nil {
+			t.Fatal(err)
+		}
+		got[h.Name] = string(content)
+	}
+	if err := equals(map[string]any{"a/x": "text", "b": "\x01"}, got); err != nil {
+		t.Error(err)
+	}
+	if v, err := (Scope{}).Expand(map[string]any{"$tar": map[string]any{"a": 1}}); err == nil {
+		t.Errorf("a number as content is %v", v)
 	}
 }

@@ -208,6 +208,7 @@ func operations() map[string]operation {
 		"template_get":          {"", with(connection, "name_or_id"), "template"},
 		"template_create":       {"", with(connection, append(build, "name")...), "template"},
 		"template_delete_by_id": {"", with(connection, "name_or_id"), ""},
+		"template_upload":       {"", with(connection, "kind", "tar"), ""},
 		"template_info":         {"template", nil, ""},
 		"template_delete":       {"template", nil, ""},
 		"template_rebuild":      {"template", build, ""},

@@ -1,9 +1,14 @@
 package scenarios
 
 import (
+	"archive/tar"
+	"bytes"
 	"encoding/base64"
+	"errors"
 	"fmt"
+	"maps"
 	"regexp"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -125,6 +130,9 @@ func generate(kind string, v any) (any, error) {
 		return base64.StdEncoding.DecodeString(text)
 	}
 	m, _ := v.(map[string]any)
+	if kind == "$tar" {
+		return packed(m)
+	}
 	text := func(k string) string { t, _ := m[k].(string); return t }
 	count := func(k string) int { n, _ := m[k].(float64); return int(n) }
 	numbered := func(k string, i int) string { return strings.ReplaceAll(text(k), "#", strconv.Itoa(i)) }
@@ -145,6 +153,29 @@ func generate(kind string, v any) (any, error) {
 		return out, nil
 	}
 	return nil, fmt.Errorf("there is no %s", kind)
+}
+
+// packed makes a tar of files, by name.
+func packed(files map[string]any) ([]byte, error) {
+	var buf bytes.Buffer
+	out := tar.NewWriter(&buf)
+	for _, name := range slices.Sorted(maps.Keys(files)) {
+		var content []byte
+		switch v := files[name].(type) {
+		case string:
+			content = []byte(v)
+		case []byte:
+			content = v
+		default:
+			return nil, fmt.Errorf("$tar: %s is a %T", name, v)
+		}
+		err := out.WriteHeader(&tar.Header{Name: name, Mode: 0o644, Size: int64(len(content))})
+		if _, more := out.Write(content); errors.Join(err, more) != nil {
+			return nil, fmt.Errorf("$tar: %s: %w", name, errors.Join(err, more))
+		}
+	}
+	err := out.Close()
+	return buf.Bytes(), err
 }
 
 // checkValue finds references to nothing and wrong generated values before anything runs.

@@ -1,6 +1,7 @@
 package sdk
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -16,6 +17,7 @@ func templateOperations() map[string]operation {
 		"template_delete_by_id": templateDeleteByID, "template_info": templateInfo, "template_delete": templateDelete,
 		"template_rebuild": templateRebuild, "template_builds": templateBuilds, "template_build": templateBuild,
 		"template_cancel": templateCancel, "template_logs": templateLogs, "template_wait": templateWait,
+		"template_upload": templateUpload,
 	}
 }
 
@@ -109,7 +111,32 @@ func (c *call) step(raw any) client.BuildStep {
 		u := &call{args: user}
 		out.User = &client.UserStep{Name: u.text("name"), Sudo: arg[bool](u, "sudo")}
 	}
+	if files := arg[map[string]any](in, "copy"); files != nil {
+		f := &call{args: files}
+		out.Copy = &client.CopyStep{Context: f.text("context"), Src: list(files["src"]), Dst: f.text("dst"), Chown: f.text("chown")}
+	}
 	return out
+}
+
+func templateUpload(c *call) (any, error) {
+	api, err := c.client()
+	if err != nil {
+		return nil, err
+	}
+	data := c.bytes("tar")
+	send, image := api.UploadContext, c.text("kind") == "image"
+	if image {
+		send = api.UploadImage
+	}
+	u, err := send(c.ctx, bytes.NewReader(data), int64(len(data)))
+	if err != nil {
+		return nil, err
+	}
+	out := map[string]any{"digest": u.Digest, "size_bytes": u.Size}
+	if image {
+		out["from"] = "upload:" + u.Digest
+	}
+	return out, nil
 }
 
 func templateList(c *call) (any, error) {

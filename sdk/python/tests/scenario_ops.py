@@ -104,6 +104,15 @@ class Operations:
     def op_template_delete_by_id(self, _: Any, args: Args) -> Any:
         return self.do(self.driver.Template.delete_by_id(**args))
 
+    def op_template_upload(self, _: Any, args: Args) -> Any:
+        image = args.pop("kind") == "image"
+        source = args.pop("tar")
+        if isinstance(source, str):
+            source = source.encode()  # a string would be the path of a directory
+        send = self.driver.Template.upload_image if image else self.driver.Template.upload_context
+        found = plain(self.do(send(source, **args)))
+        return {name.rstrip("_"): value for name, value in found.items()}
+
     def op_template_info(self, on: Any, args: Args) -> Any:
         return plain(self.do(on.get_info(**args)))
 

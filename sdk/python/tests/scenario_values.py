@@ -5,7 +5,9 @@ from __future__ import annotations
 import base64
 import dataclasses
 import enum
+import io
 import re
+import tarfile
 from collections.abc import Mapping
 from datetime import datetime
 from typing import Any
@@ -98,6 +100,8 @@ def generate(kind: str, raw: Any, names: Mapping[str, Any]) -> Any:
     if kind == "$bytes":
         return base64.b64decode(raw)
     spec = resolve(raw, names)
+    if kind == "$tar":
+        return packed(spec)
     if kind == "$repeat":
         return spec["text"] * spec["times"]
     if kind == "$list":
@@ -105,6 +109,18 @@ def generate(kind: str, raw: Any, names: Mapping[str, Any]) -> Any:
     if kind == "$map":
         return {numbered(spec["key"], i): numbered(spec["value"], i) for i in range(spec["count"])}
     raise Missing(f"unknown generated value {kind}")
+
+
+def packed(files: Mapping[str, Any]) -> bytes:
+    """A tar of files, by name."""
+    out = io.BytesIO()
+    with tarfile.open(fileobj=out, mode="w") as archive:
+        for name, content in files.items():
+            data = content.encode() if isinstance(content, str) else content
+            member = tarfile.TarInfo(name)
+            member.size = len(data)
+            archive.addfile(member, io.BytesIO(data))
+    return out.getvalue()
 
 
 def numbered(text: Any, i: int) -> Any:

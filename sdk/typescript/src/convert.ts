@@ -1,7 +1,7 @@
 import { errorFor, invalidAnswer, type SuperserveError } from "./errors"
 import type {
   BuildLogEvent, CommandResult, CommandSessionInfo, FileInfo, NetworkConfig, NetworkEvent, NetworkLogPage, SandboxInfo,
-  SandboxStatus, TemplateBuildInfo, TemplateInfo, TemplateStatus, TimeoutAction,
+  SandboxStatus, TemplateBuildInfo, TemplateInfo, TemplateStatus, TemplateUpload, TimeoutAction,
 } from "./types"
 
 /** Reads fields of a JSON object; a field of another type than the API gives is an invalid answer. */
@@ -155,6 +155,11 @@ export function templateInfo(value: unknown, status: number): TemplateInfo {
 /** A template as the API takes it. */
 export function templateRef(template: string | { id: string } | undefined): string | undefined {
   return typeof template === "object" && template !== null ? template.id : template
+}
+
+export function templateUpload(value: unknown, status: number): TemplateUpload {
+  const f = new Fields(value, status, "the upload")
+  return { digest: f.string("digest"), sizeBytes: f.number("size") }
 }
 
 export function buildInfo(value: unknown, status: number): TemplateBuildInfo {

@@ -1,17 +1,14 @@
 import { checkDuration } from "./config"
 import { fileInfo, Fields } from "./convert"
-import { ANSWER_MS, type DataCall, type DataPlane, IDLE_MS } from "./dataplane"
-import { Deadline } from "./deadline"
-import { NotFoundError, ValidationError } from "./errors"
+import type { DataCall, DataPlane } from "./dataplane"
+import { NotFoundError } from "./errors"
 import { type Answer, chunks, readAll, readJson, readNothing, wasRetried } from "./http"
 import { checkPath } from "./path"
-import { inBrowser } from "./platform"
 import type { FileInfo, FileInput, FileOptions, ReadOptions } from "./types"
+import { prepareUpload } from "./upload"
 import { FileWatcher } from "./watch"
 
 const MAX_DOWNLOAD_BYTES = 2 * 1024 ** 3
-/** The slowest upload of known size that is waited for, in bytes per millisecond. */
-const SLOWEST_UPLOAD = 64
 
 /**
  * `sandbox.files`: read and write files. Paths are absolute, without `..` segments; others are a ValidationError before
@@ -159,17 +156,13 @@ export class Files {
 
   async #upload(path: string, data: FileInput, format: "tar" | undefined, options: FileOptions): Promise<void> {
     checkPath(path)
-    if (options.timeoutMs !== undefined) checkDuration("timeoutMs", options.timeoutMs)
-    const start = Date.now()
-    if (data instanceof ReadableStream && inBrowser()) data = await collect(data, options)
-    const timeoutMs = options.timeoutMs && Math.max(1, options.timeoutMs - (Date.now() - start))
-    const { body, size } = uploadBody(data)
+    const { body, limits } = await prepareUpload(data, options)
     const answer = await this.#plane.send("POST", "/files", {
       body,
+      limits,
       query: { path, format },
       contentType: format === "tar" ? "application/x-tar" : "application/octet-stream",
       signal: options.signal,
-      limits: uploadLimits(size, timeoutMs),
       once: body instanceof ReadableStream,
     })
     const { value, status } = await readJson(answer)
@@ -188,43 +181,6 @@ export class Files {
     const limits = options.timeoutMs === undefined ? undefined : { totalMs: options.timeoutMs }
     return this.#plane.send(method, path, { ...call, limits, signal: options.signal })
   }
-}
-
-function uploadBody(data: FileInput): { body: BodyInit; size: number | undefined } {
-  if (typeof data === "string") data = new TextEncoder().encode(data)
-  if (data instanceof Blob) return { body: data, size: data.size }
-  if (data instanceof ReadableStream) return { body: data, size: undefined }
-  if (data instanceof ArrayBuffer || ArrayBuffer.isView(data)) {
-    return { body: data as Uint8Array<ArrayBuffer>, size: data.byteLength }
-  }
-  throw new ValidationError("data must be a string, Uint8Array, ArrayBuffer, Blob or ReadableStream")
-}
-
-/**
- * Reads a stream to its end. Browsers can upload a stream over HTTP/2 at best, and some send its name in place of its
- * bytes; a Blob they upload everywhere, and keep a large one on disk.
- */
-async function collect(stream: ReadableStream<Uint8Array>, options: FileOptions): Promise<Blob> {
-  const deadline = new Deadline(options.signal)
-  deadline.limit(options.timeoutMs, "the stream to upload")
-  const parts: Blob[] = []
-  const sink = new WritableStream<Uint8Array<ArrayBuffer>>({
-    write(chunk) {
-      if (!ArrayBuffer.isView(chunk)) throw new ValidationError("a stream to upload must consist of Uint8Arrays")
-      parts.push(new Blob([chunk]))
-    },
-  })
-  try {
-    await (stream as ReadableStream<Uint8Array<ArrayBuffer>>).pipeTo(sink, { signal: deadline.signal })
-    return new Blob(parts)
-  } finally {
-    deadline.dispose()
-  }
-}
-
-function uploadLimits(size: number | undefined, timeoutMs: number | undefined): DataCall["limits"] {
-  if (timeoutMs !== undefined) return { totalMs: timeoutMs }
-  return size === undefined ? {} : { headersMs: ANSWER_MS + size / SLOWEST_UPLOAD, idleMs: IDLE_MS }
 }
 
 function streamOf({ response, deadline }: Answer): ReadableStream<Uint8Array> {

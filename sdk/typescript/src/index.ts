@@ -18,8 +18,9 @@ export type {
   CommandResult, CommandSessionInfo, ConnectionOptions, FileEvent, FileInfo, FileInput, FileOptions, NetworkConfig,
   NetworkEvent, NetworkLogOptions, NetworkLogPage, NetworkVerdict, OutputCallback, ReadOptions, SandboxCreateOptions,
   SandboxInfo, SandboxListOptions, SandboxStatus, SandboxUpdateOptions, SpawnOptions, TemplateBuildInfo,
-  TemplateBuildsListOptions, TemplateBuildStatus, TemplateCreateOptions, TemplateInfo, TemplateListOptions,
-  TemplateRebuildOptions, TemplateStatus, TimeoutAction, WaitUntilReadyOptions,
+  TemplateBuildsListOptions, TemplateBuildStatus, TemplateCreateOptions, TemplateImageUpload, TemplateInfo,
+  TemplateListOptions, TemplateRebuildOptions, TemplateStatus, TemplateUpload, TemplateUploadOptions, TimeoutAction,
+  WaitUntilReadyOptions,
 } from "./types"
 export { VERSION } from "./version"
 export { FileWatcher } from "./watch"

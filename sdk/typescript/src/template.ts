@@ -1,6 +1,6 @@
 import { buildBody, buildFailure, buildLog, buildLogIfAny } from "./builds"
 import { checkDuration, type ResolvedConfig, resolveConfig } from "./config"
-import { buildInfo, Fields, list as listOf, templateInfo } from "./convert"
+import { buildInfo, Fields, list as listOf, templateInfo, templateUpload } from "./convert"
 import { IDLE_MS } from "./dataplane"
 import { sleep } from "./deadline"
 import { SuperserveError, ValidationError } from "./errors"
@@ -8,9 +8,11 @@ import { type Call, requestJson } from "./http"
 import { segment } from "./path"
 import { control, remove, search } from "./sandbox"
 import type {
-  BuildLogsOptions, ConnectionOptions, TemplateBuildInfo, TemplateBuildsListOptions, TemplateCreateOptions, TemplateInfo,
-  TemplateListOptions, TemplateRebuildOptions, TemplateStatus, WaitUntilReadyOptions,
+  BuildLogsOptions, ConnectionOptions, FileInput, TemplateBuildInfo, TemplateBuildsListOptions, TemplateCreateOptions,
+  TemplateImageUpload, TemplateInfo, TemplateListOptions, TemplateRebuildOptions, TemplateStatus, TemplateUpload,
+  TemplateUploadOptions, WaitUntilReadyOptions,
 } from "./types"
+import { prepareUpload } from "./upload"
 
 const POLL_MS = 2000
 
@@ -95,6 +97,28 @@ export class Template implements TemplateInfo {
   /** Deletes a template by its name or UUID, as {@link Template.delete} does. */
   static async deleteById(nameOrId: string, options: ConnectionOptions = {}): Promise<void> {
     await remove(control(resolveConfig(options), "DELETE", templatePath(nameOrId), options.signal))
+  }
+
+  /**
+   * Sends a build context: an uncompressed tar with files for `copy` steps, which name it by the digest returned here. It
+   * is kept while a build names it, and for 24 hours after it was last sent; sending the same bytes again does no harm.
+   *
+   * @throws {@link ValidationError} `bad_request` when it is no tar, `too_large` when it is longer than the server
+   * allows: 512 MiB, unless the operator has set another limit.
+   */
+  static async uploadContext(tar: FileInput, options: TemplateUploadOptions = {}): Promise<TemplateUpload> {
+    return upload("/templates/contexts", tar, options)
+  }
+
+  /**
+   * Sends an image: an uncompressed tar of an OCI image layout, or what `docker save` writes. It is kept as a context is.
+   *
+   * @throws {@link ValidationError} `bad_request` when it is no image, `too_large` when it is longer than the server
+   * allows: 8 GiB, unless the operator has set another limit.
+   */
+  static async uploadImage(tar: FileInput, options: TemplateUploadOptions = {}): Promise<TemplateImageUpload> {
+    const sent = await upload("/templates/images", tar, options)
+    return { ...sent, from: `upload:${sent.digest}` }
   }
 
   /** Fetches the current state. */
@@ -235,6 +259,13 @@ function buildPath(buildId: string): string {
 
 function withKey(call: Call, key: string | undefined): Call {
   return key === undefined ? call : { ...call, headers: { ...call.headers, "Idempotency-Key": key } }
+}
+
+async function upload(path: string, tar: FileInput, options: TemplateUploadOptions): Promise<TemplateUpload> {
+  const call = control(resolveConfig(options), "POST", path, options.signal)
+  call.headers["Content-Type"] = "application/x-tar"
+  const { value, status } = await requestJson({ ...call, ...(await prepareUpload(tar, options)) })
+  return templateUpload(value, status)
 }
 
 async function fetchTemplate(config: ResolvedConfig, nameOrId: string, signal?: AbortSignal): Promise<TemplateInfo> {

@@ -174,7 +174,7 @@ export interface CommandSessionInfo {
   exitCode?: number
 }
 
-/** What {@link Files.write} takes. */
+/** What {@link Files.write} and the uploads of {@link Template} take. */
 export type FileInput = string | Uint8Array | ArrayBuffer | Blob | ReadableStream<Uint8Array>
 
 /** A file, directory or symlink. */
@@ -275,12 +275,15 @@ export type BuildStep =
   | { workdir: string }
   /** Who runs later steps and the sandboxes' commands; made when there is none. `sudo` needs no password. */
   | { user: { name: string; sudo?: boolean } }
-  /** Files of a build context: a tar sent to `POST /templates/contexts`, which answers its digest. */
+  /** Files of a build context, named by the digest that {@link Template.uploadContext} returns. */
   | { copy: { context: string; src: string[]; dst: string; chown?: string } }
 
 /** What a template is made from, and the size of its sandboxes. */
 interface BuildOptions {
-  /** An OCI image, such as `python:3.12-slim`. Not together with `fromTemplate`; one of them is needed. */
+  /**
+   * An OCI image, such as `python:3.12-slim`, or one that {@link Template.uploadImage} sent. Not together with
+   * `fromTemplate`; one of them is needed.
+   */
   from?: string
   /** A ready template: its name, UUID, or a Template. */
   fromTemplate?: string | { id: string; name?: string }
@@ -341,6 +344,26 @@ export interface WaitUntilReadyOptions {
   /** How long to wait, in milliseconds, before asking again when the log does not tell of the end. Default 2000. */
   pollIntervalMs?: number
   signal?: AbortSignal
+}
+
+/** Options of {@link Template.uploadContext} and {@link Template.uploadImage}. */
+export interface TemplateUploadOptions extends Omit<ConnectionOptions, "requestTimeoutMs"> {
+  /** Milliseconds for the whole call. Default: 30 s and what the size takes at 64 kB/s; of a stream, no limit. */
+  timeoutMs?: number
+}
+
+/** What the server has received. */
+export interface TemplateUpload {
+  /** SHA-256 of the bytes sent, as `sha256:…`. */
+  digest: string
+  /** How many bytes were sent. */
+  sizeBytes: number
+}
+
+/** An image that the server has received. */
+export interface TemplateImageUpload extends TemplateUpload {
+  /** The `from` of templates that start with it: `upload:` and the digest. */
+  from: string
 }
 
 /** Options of {@link Template.list}. */

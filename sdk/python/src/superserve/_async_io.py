@@ -23,6 +23,7 @@ TextCallback = Callable[[str], object]
 UploadContent = Union[str, bytes, bytearray, memoryview, IO[bytes], Iterable[bytes], AsyncIterable[bytes]]
 
 sleep = asyncio.sleep
+in_thread = asyncio.to_thread
 Lock = asyncio.Lock
 
 

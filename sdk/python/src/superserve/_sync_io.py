@@ -31,6 +31,11 @@ def new_client() -> httpx.Client:
     return httpx.Client(verify=ssl_context())
 
 
+def in_thread(function: Callable[..., T], *args: Any) -> T:
+    """Calls a function that blocks for a while."""
+    return function(*args)
+
+
 def call_back(callback: Optional[Callable[[T], object]], value: T) -> None:
     """Calls a callback."""
     if callback is not None and value:

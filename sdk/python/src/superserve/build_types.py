@@ -21,6 +21,8 @@ __all__ = [
     "RunStep",
     "TemplateBuildInfo",
     "TemplateBuildStatus",
+    "TemplateImageUpload",
+    "TemplateUpload",
     "UserStep",
     "UserStepValue",
     "WorkdirStep",
@@ -62,6 +64,24 @@ class TemplateBuildInfo:
     source_digest: Optional[str] = None
     started_at: Optional[datetime] = None
     finalized_at: Optional[datetime] = None
+
+
+@dataclass(frozen=True)
+class TemplateUpload:
+    """What the server has received."""
+
+    #: SHA-256 of the bytes sent, as ``sha256:...``.
+    digest: str
+    #: How many bytes were sent.
+    size_bytes: int
+
+
+@dataclass(frozen=True)
+class TemplateImageUpload(TemplateUpload):
+    """An image that the server has received: a ``TemplateUpload`` with one more field."""
+
+    #: What ``from_`` of a template that starts with it is: ``upload:`` and the digest.
+    from_: str
 
 
 @dataclass(frozen=True)
@@ -127,9 +147,9 @@ class UserStep:
 
 @dataclass(frozen=True)
 class CopyStepValue:
-    """Files of a build context: a tar sent to ``POST /templates/contexts``, which answers its digest."""
+    """Files of a build context, sent by ``Template.upload_context``."""
 
-    #: The digest.
+    #: The digest that returned.
     context: str
     #: Paths in it; ``.`` is all of it. Of a directory its contents are copied.
     src: list[str]
@@ -179,6 +199,12 @@ def build_log_event(raw: object) -> BuildLogEvent:
         finished=bool(maybe(o, "finished", bool)),
         status=None if status is None else TemplateBuildStatus(status),
     )
+
+
+def template_upload(raw: object) -> TemplateUpload:
+    """An Upload of the wire."""
+    o = as_object(raw)
+    return TemplateUpload(digest=take(o, "digest", str), size_bytes=take(o, "size", int))
 
 
 def steps_to_wire(steps: Steps) -> list[Json]:

@@ -20,12 +20,13 @@ PRINTS = {
     "Commands": ["stdout got one", "done", "hi from /tmp"],
     "Files": ["False 7", "FileEvent(event='create', path='/tmp/b/new')"],
     "Templates": ["ready ['failed', 'ready']"],
+    "Build contexts": ["copied"],
     "Errors": ["409 conflict", "gone"],
 }
 
 
 def test_all_examples_are_found() -> None:
-    assert len(examples()) == 8
+    assert len(examples()) == 9
     assert {heading for heading, _ in examples()} == PRINTS.keys()
 
 

@@ -12,7 +12,7 @@ beforeAll(async () => {
 afterAll(() => project.remove())
 
 it("finds the examples", () => {
-  expect(programs.length).toBeGreaterThanOrEqual(9)
+  expect(programs.length).toBeGreaterThanOrEqual(10)
 })
 
 describe("README", () => {

@@ -3,15 +3,27 @@
 from __future__ import annotations
 
 import builtins
+import os
+import tempfile
 from collections.abc import Mapping
 from datetime import datetime
 from typing import Optional, Union
 
 from .. import _checks
-from .._async_io import call_back, sleep
+from .._async_io import UploadContent, call_back, in_thread, sleep
 from .._config import Config, resolve
+from .._context import pack
 from .._http import Answer
-from ..build_types import LogCallback, Steps, TemplateBuildInfo, build_info
+from .._upload import check_content
+from ..build_types import (
+    LogCallback,
+    Steps,
+    TemplateBuildInfo,
+    TemplateImageUpload,
+    TemplateUpload,
+    build_info,
+    template_upload,
+)
 from ..errors import NotFoundError, SuperserveError, ValidationError
 from ..types import Json, TemplateInfo, TemplateStatus, as_list, as_object, take, template_info
 from . import control
@@ -200,6 +212,58 @@ class AsyncTemplate:
         """As ``delete``, by name or UUID."""
         await _remove(resolve(api_key, base_url, request_timeout), _path(name_or_id))
 
+    @classmethod
+    async def upload_context(
+        cls,
+        source: Union[str, os.PathLike[str], UploadContent],
+        *,
+        api_key: Optional[str] = None,
+        base_url: Optional[str] = None,
+        request_timeout: Optional[float] = None,
+    ) -> TemplateUpload:
+        """Sends a build context: the files for ``CopyStep``, which names them by the digest returned here.
+
+        ``source``: a directory, as ``str`` or a path object; or an uncompressed tar as bytes, a binary file object or
+        an iterator of bytes. Of a directory all that is in it is packed into a temporary file first: names, contents,
+        permissions and symbolic links, which are not followed; not owners and times, so that the same files have the
+        same digest. Sockets are left out; FIFOs and devices raise ValidationError.
+
+        The server keeps it while a build names it, and for 24 hours after it was last sent; sending it again does no
+        harm. ``request_timeout``: here the seconds that a transfer may stand still, 60 at least.
+
+        ValidationError with the code ``bad_request`` when it is no tar, with ``too_large`` when it is longer than the
+        server allows: 512 MiB, unless the operator has set another limit. The server does not wait for the rest of one
+        that is too long: the asyncio client, which reads nothing while it sends, may then raise SandboxConnectionError.
+        """
+        config = resolve(api_key, base_url, request_timeout)
+        if not isinstance(source, (str, os.PathLike)):
+            return await _upload(config, "/templates/contexts", source)
+        with tempfile.TemporaryFile() as spool:
+            size = await in_thread(pack, os.fspath(source), spool)
+            return await _upload(config, "/templates/contexts", spool, size)
+
+    @classmethod
+    async def upload_image(
+        cls,
+        source: UploadContent,
+        *,
+        api_key: Optional[str] = None,
+        base_url: Optional[str] = None,
+        request_timeout: Optional[float] = None,
+    ) -> TemplateImageUpload:
+        """Sends an image; ``from_`` of what it returns is ``from_`` of templates that start with it.
+
+        ``source``: an uncompressed tar of an OCI image layout, or what ``docker save`` writes, as bytes, a binary file
+        object or an iterator of bytes. It is kept as a build context is. ``request_timeout`` as for ``upload_context``.
+
+        ValidationError with the code ``bad_request`` when it is no image, with ``too_large`` when it is longer than the
+        server allows: 8 GiB, unless the operator has set another limit; with asyncio as for ``upload_context``.
+        """
+        if isinstance(source, str):
+            raise ValidationError("source must be the tar itself: bytes, or a file as open(path, 'rb') gives it")
+        sent = await _upload(resolve(api_key, base_url, request_timeout), "/templates/images", source)
+        return TemplateImageUpload(sent.digest, sent.size_bytes, f"upload:{sent.digest}")
+
     async def get_info(self) -> TemplateInfo:
         """The state of now. This object's own properties stay as they are."""
         return template_info((await _ask(self._config, "GET", _path(self.id))).json())
@@ -346,6 +410,16 @@ async def _remove(config: Config, path: str) -> None:
         await _ask(config, "DELETE", path)
     except NotFoundError:
         pass
+
+
+async def _upload(config: Config, path: str, content: UploadContent, size: Optional[int] = None) -> TemplateUpload:
+    """Sends a tar."""
+    check_content(content)
+    transport = AsyncTransport(config)
+    try:
+        return template_upload((await control.upload(transport, path, content, size)).json())
+    finally:
+        await transport.close()
 
 
 async def _ask(

@@ -8,12 +8,15 @@ from collections.abc import Mapping
 from typing import Optional, Union
 
 from .. import _checks
+from .._sync_io import UploadContent
 from .._checks import Network, Unset
 from .._http import Answer, Call
 from ..errors import NotFoundError, invalid_response
 from ..types import Json, NetworkLogPage, SandboxInfo, as_list, network_log_page, sandbox_info
 from .transport import Transport
 
+#: Seconds, at least, that an upload may stand still. The server answers when it has read through all of it.
+UPLOAD_IDLE_TIMEOUT = 60.0
 #: Entries of one page when everything is asked for; the server's maximum.
 PAGE = 200
 
@@ -39,6 +42,20 @@ def ask(
             total_timeout=config.request_timeout,
         )
     )
+
+
+def upload(transport: Transport, path: str, content: UploadContent, size: Optional[int] = None) -> Answer:
+    """Sends a tar; size is given when only the caller knows it."""
+    config = transport.config
+    headers = {"X-API-Key": config.api_key, **({} if size is None else {"Content-Length": str(size)})}
+    call = Call(
+        "POST",
+        config.base_url + path,
+        headers=headers,
+        content_type="application/x-tar",
+        idle_timeout=max(config.request_timeout, UPLOAD_IDLE_TIMEOUT),
+    )
+    return transport.upload(call, content)
 
 
 def sandbox_path(sandbox_id: str) -> str:

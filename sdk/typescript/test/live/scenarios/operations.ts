@@ -132,6 +132,11 @@ function http(args: Args): Promise<unknown> {
   })
 }
 
+async function upload({ kind, tar, ...args }: Args): Promise<unknown> {
+  const sent = kind === "image" ? Template.uploadImage(tar, options(args)) : Template.uploadContext(tar, options(args))
+  return plain(await sent)
+}
+
 /** Every operation that a step can name. */
 export const operations: Record<string, Operation> = {
   create: (_, args) => create(args),
@@ -154,6 +159,7 @@ export const operations: Record<string, Operation> = {
   template_get: async (_, args) => bindTemplate(await Template.get(args.name_or_id, options(args, "name_or_id"))),
   template_create: async (_, args) => bindTemplate(await Template.create(options(args))),
   template_delete_by_id: (_, args) => Template.deleteById(args.name_or_id, options(args, "name_or_id")),
+  template_upload: (_, args) => upload(args),
   template_info: async (on: Template) => plain(await on.getInfo()),
   template_delete: (on: Template) => on.delete(),
   template_rebuild: async (on: Template, args) => plain(await on.rebuild(options(args))),

@@ -60,6 +60,8 @@ function generate(name: string, value: unknown): unknown {
   switch (name) {
     case "$bytes":
       return new Uint8Array(Buffer.from(value as string, "base64"))
+    case "$tar":
+      return tar(value as Record<string, string | Uint8Array>)
     case "$repeat":
       return spec.text.repeat(spec.times)
     case "$list":
@@ -68,4 +70,18 @@ function generate(name: string, value: unknown): unknown {
       return Object.fromEntries(Array.from({ length: spec.count }, (_, i) => [numbered(spec.key, i), spec.value]))
   }
   throw new Error(`unknown generated value ${name}`)
+}
+
+/** A tar of files with these contents, in the oldest format, which is enough for them. */
+function tar(files: Record<string, string | Uint8Array>): Uint8Array {
+  const octal = (value: number, length: number) => `${value.toString(8).padStart(length - 1, "0")}\0`
+  const blocks = Object.entries(files).flatMap(([name, content]) => {
+    const data = Buffer.from(content)
+    const fields = [octal(0o644, 8), octal(0, 8), octal(0, 8), octal(data.length, 12), octal(0, 12)].join("")
+    const header = Buffer.alloc(512)
+    header.write(`${name.padEnd(100, "\0")}${fields}        0`)
+    header.write(octal(header.reduce((sum, byte) => sum + byte, 0), 7), 148)
+    return [header, data, Buffer.alloc(-data.length & 511)]
+  })
+  return new Uint8Array(Buffer.concat([...blocks, Buffer.alloc(1024)]))
 }
