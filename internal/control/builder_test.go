@@ -110,15 +110,15 @@ func (b *scriptedBuilder) Progress(string) string {
 	return b.progress
 }
 
-func (b *scriptedBuilder) PutUpload(_ context.Context, _ sandbox.UploadKind, r io.Reader, limit int64) (string, int64, error) {
+func (b *scriptedBuilder) PutUpload(_ context.Context, _ sandbox.UploadKind, r io.Reader, limit int64, keep func(string, int64) error) error {
 	data, err := io.ReadAll(io.LimitReader(r, limit+1))
 	if err != nil {
-		return "", 0, fmt.Errorf("reading at /secret/uploads: %w", err)
+		return fmt.Errorf("reading at /secret/uploads: %w", err)
 	}
 	if int64(len(data)) > limit {
-		return "", 0, sandbox.Errorf(sandbox.CodeTooLarge, "more than %d bytes", limit)
+		return sandbox.Errorf(sandbox.CodeTooLarge, "more than %d bytes", limit)
 	}
-	return fmt.Sprintf("sha256:%x", sha256.Sum256(data)), int64(len(data)), nil
+	return keep(fmt.Sprintf("sha256:%x", sha256.Sum256(data)), int64(len(data)))
 }
 
 func (b *scriptedBuilder) SnapshotIDs(context.Context) ([]string, error) { return b.snapshots, nil }

@@ -3,6 +3,7 @@ package control_test
 import (
 	"context"
 	"errors"
+	"io"
 	"slices"
 	"strings"
 	"testing"
@@ -424,6 +425,39 @@ func TestUploads(t *testing.T) {
 		defer builder.mu.Unlock()
 		return builder.collected > before
 	})
+}
+
+// What a team sends at the same time is bounded as what is kept for it, since it takes the same disk.
+func TestUploadsAtTheSameTime(t *testing.T) {
+	w := newWorld(t)
+	s, _ := w.builds(nil)
+	first, begin := io.Pipe()
+	answered := make(chan error, 1)
+	go func() {
+		_, err := s.PutUpload(t.Context(), w.team, sandbox.UploadImage, first)
+		answered <- err
+	}()
+	if _, err := begin.Write(make([]byte, 150)); err != nil { // read by the other side when this returns
+		t.Fatal(err)
+	}
+	if _, err := begin.Write(nil); err != nil { // and counted
+		t.Fatal(err)
+	}
+	second := strings.NewReader(strings.Repeat("x", 101))
+	_, err := s.PutUpload(t.Context(), w.team, sandbox.UploadImage, second)
+	wantMessage(t, err, sandbox.CodeTooLarge, "sending now has more than 250 bytes")
+	if _, err := s.PutUpload(t.Context(), w.otherTeam(), sandbox.UploadImage, strings.NewReader(strings.Repeat("x", 101))); err != nil {
+		t.Errorf("another team: %v", err)
+	}
+	if err := begin.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if err := <-answered; err != nil {
+		t.Errorf("the first upload: %v", err)
+	}
+	if _, err := s.PutUpload(t.Context(), w.team, sandbox.UploadContext, strings.NewReader(strings.Repeat("x", 100))); err != nil {
+		t.Errorf("an upload when the others are over: %v", err)
+	}
 }
 
 type brokenReader struct{}

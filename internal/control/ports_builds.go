@@ -76,8 +76,9 @@ type Builder interface {
 	// 120 of 310"; "" when there is nothing to say.
 	Progress(templateID string) string
 	// PutUpload stores what r holds, up to limit bytes (more: too_large), checks that it is what kind says (else
-	// bad_request) and returns its digest and size. What has no row an hour later is removed.
-	PutUpload(ctx context.Context, kind sandbox.UploadKind, r io.Reader, limit int64) (digest string, sizeBytes int64, err error)
+	// bad_request) and calls keep to have its row stored; keep's error is the answer's. What has no row after that may be
+	// removed at any time.
+	PutUpload(ctx context.Context, kind sandbox.UploadKind, r io.Reader, limit int64, keep func(digest string, sizeBytes int64) error) error
 	// SnapshotIDs lists the snapshots on this host that have no row because they are the builder's: of steps, of
 	// builds under way, or replaced and not yet removed.
 	SnapshotIDs(ctx context.Context) ([]string, error)

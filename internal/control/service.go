@@ -78,6 +78,7 @@ type Service struct {
 	tasks   *taskQueue
 	touched *touchLog
 	limiter *rateLimiter
+	sending sending
 	life    *lifecycle
 	// orphans maps a sandbox whose pause was not seen to commit to the snapshot it had taken. Its bytes may go only once
 	// the sandbox has moved on, so that a commit still on its way can no longer succeed.

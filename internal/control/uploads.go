@@ -3,6 +3,7 @@ package control
 import (
 	"context"
 	"io"
+	"sync"
 	"time"
 
 	"github.com/superserve/superserve/internal/sandbox"
@@ -27,17 +28,73 @@ func (s *Service) PutUpload(ctx context.Context, p Principal, kind sandbox.Uploa
 	if kind == sandbox.UploadImage {
 		limit = s.cfg.Uploads.Image
 	}
-	digest, size, err := s.builder.PutUpload(ctx, kind, r, limit)
-	if err != nil {
+	sent := s.sending.meter(r, p.TeamID, s.cfg.Uploads.Team)
+	defer sent.done()
+	u := &sandbox.Upload{TeamID: p.TeamID, Kind: kind}
+	var refused error
+	err := s.builder.PutUpload(ctx, kind, sent, limit, func(digest string, size int64) error {
+		u.Digest, u.SizeBytes, u.SentAt = digest, size, s.now()
+		refused = storeError("storing the upload", s.store.PutUpload(ctx, u, s.cfg.Uploads.Team))
+		return refused
+	})
+	switch {
+	case refused != nil:
+		s.builder.Collect() // the bytes go at once, or a team that is over its quota could fill the disk
+		return nil, refused
+	case sent.refused != nil:
+		return nil, sent.refused
+	case err != nil:
 		return nil, uploadError(err)
-	}
-	u := &sandbox.Upload{TeamID: p.TeamID, Kind: kind, Digest: digest, SizeBytes: size, SentAt: s.now()}
-	if err := s.store.PutUpload(ctx, u, s.cfg.Uploads.Team); err != nil {
-		s.builder.Collect()
-		return nil, storeError("storing the upload", err)
 	}
 	return u, nil
 }
+
+// sending counts the bytes of the uploads under way, which no quota counts yet.
+type sending struct {
+	mu    sync.Mutex
+	bytes map[string]int64 // by team
+}
+
+// meter counts what is read for a team, until done.
+func (s *sending) meter(r io.Reader, teamID string, limit int64) *meteredUpload {
+	return &meteredUpload{Reader: r, all: s, teamID: teamID, limit: limit}
+}
+
+// add returns how many bytes the team is sending.
+func (s *sending) add(teamID string, n int64) int64 {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.bytes == nil {
+		s.bytes = map[string]int64{}
+	}
+	total := s.bytes[teamID] + n
+	s.bytes[teamID] = total
+	if total == 0 {
+		delete(s.bytes, teamID)
+	}
+	return total
+}
+
+// meteredUpload is an upload that ends when those of its team together have more than limit bytes (0: never).
+type meteredUpload struct {
+	io.Reader
+	all         *sending
+	teamID      string
+	limit, size int64
+	refused     error
+}
+
+func (m *meteredUpload) Read(p []byte) (int, error) {
+	n, err := m.Reader.Read(p)
+	m.size += int64(n)
+	if total := m.all.add(m.teamID, int64(n)); m.limit > 0 && total > m.limit {
+		m.refused = sandbox.Errorf(sandbox.CodeTooLarge, "what the team is sending now has more than %d bytes, its limit for all uploads", m.limit)
+		return 0, m.refused
+	}
+	return n, err
+}
+
+func (m *meteredUpload) done() { m.all.add(m.teamID, -m.size) }
 
 // uploadError lets through what is the client's fault.
 func uploadError(err error) error {
@@ -80,8 +137,8 @@ func (noBuilder) Logs(context.Context, string, bool, func(LogEvent) error) error
 
 func (noBuilder) Progress(string) string { return "" }
 
-func (noBuilder) PutUpload(context.Context, sandbox.UploadKind, io.Reader, int64) (string, int64, error) {
-	return "", 0, sandbox.Errorf(sandbox.CodeUnavailable, "this server builds no templates")
+func (noBuilder) PutUpload(context.Context, sandbox.UploadKind, io.Reader, int64, func(string, int64) error) error {
+	return sandbox.Errorf(sandbox.CodeUnavailable, "this server builds no templates")
 }
 
 func (noBuilder) SnapshotIDs(context.Context) ([]string, error) { return nil, nil }

@@ -13,6 +13,8 @@ import (
 const (
 	// maxArchiveFiles is how many files an archive of an image may have: a few for each layer.
 	maxArchiveFiles = 100_000
+	// maxArchiveName is how long a name in one may be, and a link's target, in bytes: all of them are kept in memory.
+	maxArchiveName = 512
 	// maxArchiveLinks is how many links in a row are followed in one.
 	maxArchiveLinks = 5
 )
@@ -43,6 +45,9 @@ func openArchive(f *os.File) (*archive, error) {
 		}
 		if len(a.files) == maxArchiveFiles {
 			return nil, &Error{Code: CodeTooLarge, Detail: fmt.Sprintf("the archive has more than %d files", maxArchiveFiles)}
+		}
+		if max(len(h.Name), len(h.Linkname)) > maxArchiveName {
+			return nil, &Error{Code: CodeTooLarge, Detail: fmt.Sprintf("the archive has a name with more than %d bytes", maxArchiveName)}
 		}
 		name := path.Clean(h.Name)
 		switch h.Typeflag {

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"os"
 	"path/filepath"
+	"strings"
 	"time"
 
 	"github.com/superserve/superserve/internal/image/unpack"
@@ -17,7 +18,9 @@ func (s *Store) assemble(ctx context.Context, hash string, origin *Origin, repor
 ) (Image, error) {
 	if hash != "" {
 		report(Progress{Step: stepWait})
-		done, err := s.alone.enter(ctx, hash)
+		// Each registry by itself: one that is slow, or means to be, must not hold up what another gives.
+		registry, _, _ := strings.Cut(origin.Reference, "/")
+		done, err := s.alone.enter(ctx, registry+" "+hash)
 		if err != nil {
 			return Image{}, &Error{Code: CodePullFailed, Detail: "cancelled", Err: err}
 		}

@@ -1,7 +1,9 @@
 package image
 
 import (
+	"bytes"
 	"encoding/json"
+	"fmt"
 	"path"
 	"regexp"
 	"slices"
@@ -13,6 +15,8 @@ import (
 const (
 	// maxConfig is the largest configuration or manifest of an image, in bytes.
 	maxConfig = 4 << 20
+	// maxElements is how many elements may be in one, as its commas count them, those in quoted texts too.
+	maxElements = 200_000
 	// The limits of what a configuration can hand on to a sandbox.
 	maxConfigEnv   = 256
 	maxConfigBytes = 128 << 10
@@ -42,8 +46,20 @@ type Origin struct {
 	Config ImageConfig `json:"config"`
 }
 
+// checkJSON refuses what would take far more memory than bytes when it is decoded: in a list of descriptors even "0,"
+// becomes a whole one, before the decoder says that it is none.
+func checkJSON(data []byte) error {
+	if bytes.Count(data, []byte(",")) > maxElements {
+		return &Error{Code: CodeTooLarge, Detail: fmt.Sprintf("a manifest or configuration of the image has more than %d elements", maxElements)}
+	}
+	return nil
+}
+
 // parseConfig reads an image's configuration.
 func parseConfig(data []byte) (*v1.ConfigFile, error) {
+	if err := checkJSON(data); err != nil {
+		return nil, err
+	}
 	var c v1.ConfigFile
 	if err := json.Unmarshal(data, &c); err != nil {
 		return nil, &Error{Code: CodePullFailed, Detail: "the image's configuration is not valid JSON", Err: err}

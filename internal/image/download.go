@@ -44,7 +44,7 @@ func (s *Store) fetchLayer(ctx context.Context, reg *registry, desc v1.Descripto
 		if !errors.Is(err, fs.ErrNotExist) {
 			return nil, err
 		}
-		partial, err := s.lockPartial(ctx, hex)
+		partial, err := s.lockPartial(ctx, reg.repo.RegistryStr(), hex)
 		if err != nil {
 			return nil, err
 		}

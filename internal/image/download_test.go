@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"cmp"
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"math/rand/v2"
@@ -233,10 +234,18 @@ func TestManifestLies(t *testing.T) {
 	replace.Store("latest", []byte("{"))
 	_, err = s.Pull(t.Context(), ref, PullOptions{})
 	wantCode(t, err, CodePullFailed, "not valid JSON")
+	replace.Store("latest", []byte(`{"layers":[`+strings.Repeat("0,", 1<<20)+`0]}`))
+	_, err = s.Pull(t.Context(), ref, PullOptions{})
+	wantCode(t, err, CodeTooLarge, "elements")
 	replace.Store("latest", bytes.Repeat([]byte(" "), maxAnswer+1))
 	_, err = s.Pull(t.Context(), ref, PullOptions{})
 	wantCode(t, err, CodePullFailed, "more than")
 	checkNothingLeft(t, s)
+}
+
+func registryOf(reference string) string {
+	registry, _, _ := strings.Cut(reference, "/")
+	return registry
 }
 
 // What an earlier process left is gone on with when it is right, and thrown away when it is not.
@@ -262,7 +271,7 @@ func TestPartialOfAnEarlierProcess(t *testing.T) {
 				t.Fatal(err)
 			}
 			s := openStore(t, t.TempDir(), Options{})
-			if err := os.WriteFile(s.layerPath(hex)+partialSuffix, c.left(data.Bytes()), 0o600); err != nil {
+			if err := os.WriteFile(s.partialPath(registryOf(ref), hex), c.left(data.Bytes()), 0o600); err != nil {
 				t.Fatal(err)
 			}
 			pull(t, s, ref)
@@ -305,6 +314,42 @@ func TestDamagedLayerInTheCache(t *testing.T) {
 		t.Fatal(err)
 	}
 	pull(t, s2, ref) // one of another size is no layer at all
+}
+
+// A manifest that lies about a layer's size does not take the layer away from other images.
+func TestLieAboutTheSizeOfACachedLayer(t *testing.T) {
+	noKeychain(t)
+	reg := registrytest.New(t, nil)
+	layer := registrytest.Layer(t, registrytest.File("f", "f"))
+	img := registrytest.Image(t, v1.Config{}, layer)
+	ref, _ := reg.Push(t, "app", img)
+	s := openStore(t, t.TempDir(), Options{})
+	if err := s.Remove(t.Context(), pull(t, s, ref).Image.ID); err != nil {
+		t.Fatal(err)
+	}
+	hex := layersThere(t, s)
+	m, err := img.Manifest()
+	if err != nil {
+		t.Fatal(err)
+	}
+	m.Layers[0].Size++
+	data, err := json.Marshal(m)
+	if err != nil {
+		t.Fatal(err)
+	}
+	put, err := http.NewRequestWithContext(t.Context(), http.MethodPut, "http://"+reg.Host+"/v2/app/manifests/lie", bytes.NewReader(data))
+	if err != nil {
+		t.Fatal(err)
+	}
+	put.Header.Set("Content-Type", string(m.MediaType))
+	if answer, err := reg.RoundTrip(put); err != nil || answer.StatusCode != http.StatusCreated {
+		t.Fatalf("%+v, %v", answer, err)
+	}
+	_, err = s.Pull(t.Context(), reg.Host+"/app:lie", PullOptions{})
+	wantCode(t, err, CodePullFailed, "another size")
+	if got := layersThere(t, s); got != hex {
+		t.Errorf("the cache has %q, want %q", got, hex)
+	}
 }
 
 // TestHelperPull is not a test: TestPullKilled runs it as the process to be killed.
@@ -353,7 +398,7 @@ func TestPullKilled(t *testing.T) {
 			s := openStore(t, dir, Options{})
 			checkNothingLeft(t, s)
 			// Reports come after bytes were written, so a part of the layer, or all of it, is there.
-			if there := layersThere(t, s); there != hex && there != hex+partialSuffix {
+			if there := layersThere(t, s); there != hex && there != filepath.Base(s.partialPath(registryOf(ref), hex)) {
 				t.Errorf("the cache has %s", there)
 			}
 			f.mu.Lock()
@@ -387,13 +432,13 @@ func TestPruneLayers(t *testing.T) {
 	old, young, busy := strings.Repeat("a", 64), strings.Repeat("b", 64), strings.Repeat("c", 64)
 	for name, age := range map[string]time.Duration{old: 25 * time.Hour, young: time.Hour, busy: 25 * time.Hour} {
 		if name == busy {
-			lock, err := s.lockPartial(t.Context(), busy)
+			lock, err := s.lockPartial(t.Context(), "r", busy)
 			if err != nil {
 				t.Fatal(err)
 			}
 			t.Cleanup(func() { lock.Close() })
 		}
-		file := s.layerPath(name) + partialSuffix
+		file := s.partialPath("r", name)
 		if err := os.WriteFile(file, make([]byte, 7), 0o600); err != nil {
 			t.Fatal(err)
 		}
@@ -412,12 +457,19 @@ func TestPruneLayers(t *testing.T) {
 	if err != nil || freed != 307 {
 		t.Errorf("freed %d, %v", freed, err)
 	}
-	want := strings.Join([]string{names[0], names[1], young + partialSuffix, busy + partialSuffix}, " ")
+	want := strings.Join([]string{names[0], names[1], filepath.Base(s.partialPath("r", young)), filepath.Base(s.partialPath("r", busy))}, " ")
 	if got := layersThere(t, s); got != want {
 		t.Errorf("left %s", got)
 	}
-	if freed, err = s.PruneLayers(nil, 0); err != nil || freed != 200 {
+	// Broken downloads count, and the oldest goes first, whatever it is.
+	if freed, err = s.PruneLayers(nil, 206); err != nil || freed != 100 {
 		t.Errorf("freed %d, %v", freed, err)
+	}
+	if freed, err = s.PruneLayers(nil, 0); err != nil || freed != 107 {
+		t.Errorf("freed %d, %v", freed, err)
+	}
+	if got := layersThere(t, s); got != filepath.Base(s.partialPath("r", busy)) {
+		t.Errorf("left %s", got)
 	}
 	if n, err := f.Read(make([]byte, 200)); n != 100 || err != nil {
 		t.Errorf("a layer that was open and then removed: %d, %v", n, err)

@@ -4,8 +4,11 @@ import (
 	"archive/tar"
 	"bytes"
 	"context"
+	"crypto/sha256"
+	"encoding/hex"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"io"
 	"os"
 	"path/filepath"
@@ -122,6 +125,73 @@ func TestImport(t *testing.T) {
 	}
 }
 
+// A file that is both a manifest and a configuration is not taken for one when it is used as the other.
+func TestManifestThatIsAConfiguration(t *testing.T) {
+	one, two := testImage(t, "one"), testImage(t, "two")
+	manifest, err := two.RawManifest()
+	if err != nil {
+		t.Fatal(err)
+	}
+	config, err := one.RawConfigFile()
+	if err != nil {
+		t.Fatal(err)
+	}
+	var both map[string]json.RawMessage
+	if err := json.Unmarshal(config, &both); err != nil {
+		t.Fatal(err)
+	}
+	if err := json.Unmarshal(manifest, &both); err != nil { // its keys over those of the other
+		t.Fatal(err)
+	}
+	data, err := json.Marshal(both)
+	if err != nil {
+		t.Fatal(err)
+	}
+	sum := sha256.Sum256(data)
+	digest := hex.EncodeToString(sum[:])
+	dir := writeLayout(t, map[string]v1.Image{"two": two})
+	index := fmt.Sprintf(`{"schemaVersion": 2, "manifests": [{"mediaType": "application/vnd.docker.distribution.manifest.v2+json", "size": %d, "digest": "sha256:%s"}]}`,
+		len(data), digest)
+	layers, err := one.Layers()
+	if err != nil {
+		t.Fatal(err)
+	}
+	m := savedImage{Config: "config.json"}
+	entries := []registrytest.Entry{registrytest.File("config.json", string(data))}
+	for i, l := range layers {
+		r, err := l.Compressed()
+		if err != nil {
+			t.Fatal(err)
+		}
+		content, err := io.ReadAll(r)
+		if err != nil {
+			t.Fatal(err)
+		}
+		m.Layers = append(m.Layers, fmt.Sprint(i))
+		entries = append(entries, registrytest.File(fmt.Sprint(i), string(content)))
+	}
+	list, err := json.Marshal([]savedImage{m})
+	if err != nil {
+		t.Fatal(err)
+	}
+	file := filepath.Join(t.TempDir(), "saved.tar")
+	err = errors.Join(os.WriteFile(file, registrytest.Tar(t, append(entries, registrytest.File(savedIndex, string(list)))...), 0o600),
+		os.WriteFile(filepath.Join(dir, "blobs/sha256", digest), data, 0o600), os.WriteFile(filepath.Join(dir, layoutIndex), []byte(index), 0o600))
+	if err != nil {
+		t.Fatal(err)
+	}
+	s := openStore(t, t.TempDir(), Options{})
+	for _, c := range []struct{ path, content string }{{file, "one"}, {dir, "two"}} {
+		p, err := s.ImportLayout(t.Context(), c.path, ImportOptions{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got := readFile(t, mounted(t, s, p.Image.ID)+"/f"); p.Digest != "sha256:"+digest || got != c.content {
+			t.Errorf("%s holds %q", c.content, got)
+		}
+	}
+}
+
 // linkedSave is docker save's older form, in which a layer can be a link to another's file.
 func linkedSave(t *testing.T, img v1.Image) string {
 	t.Helper()
@@ -188,6 +258,11 @@ func TestImportRefuses(t *testing.T) {
 	if err := os.WriteFile(text, bytes.Repeat([]byte("no archive "), 100), 0o600); err != nil {
 		t.Fatal(err)
 	}
+	long := filepath.Join(t.TempDir(), "long")
+	entry := registrytest.File(strings.Repeat("n/", 1<<10), "")
+	if err := os.WriteFile(long, registrytest.Tar(t, registrytest.File("index.json", "{}"), entry), 0o600); err != nil {
+		t.Fatal(err)
+	}
 	for name, c := range map[string]struct {
 		path, reference string
 		code            Code
@@ -203,6 +278,8 @@ func TestImportRefuses(t *testing.T) {
 		"another config":     {change("blobs/sha256/"+config.Hex, []byte("{}")), "", CodePullFailed, "does not match its digest"},
 		"broken index":       {change("index.json", []byte("{")), "", CodePullFailed, "not valid JSON"},
 		"a link to the host": {linked, "", CodePullFailed, "can't be read"},
+		"a long name":        {long, "", CodeTooLarge, "a name with more than"},
+		"a bomb of JSON":     {change("index.json", []byte(`{"manifests":[`+strings.Repeat("0,", 1<<20)+`0]}`)), "", CodeTooLarge, "elements"},
 		"a missing layer":    {change("blobs/sha256/"+digest.Hex, nil), "", CodePullFailed, "layer 2"},
 	} {
 		t.Run(name, func(t *testing.T) {

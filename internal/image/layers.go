@@ -21,17 +21,18 @@ import (
 
 // layersDir is where downloaded layers are kept, in a store's directory:
 //
-//	layers/<hex>           a whole layer, named by the SHA-256 of its bytes
-//	layers/<hex>.partial   one that is being downloaded, or was when it broke
+//	layers/<hex>                      a whole layer, named by the SHA-256 of its bytes
+//	layers/<hex>.<registry>.partial   one that is being downloaded, or was when it broke
 //
 // A layer appears by a rename, after its digest was checked and its bytes synced. Who downloads one holds a lock on the
-// partial file. Who reads one has it open, so that it may be removed at any time.
+// partial file; each registry has its own, since one that is slow, or means to be, must not hold up what another gives.
+// Who reads one has it open, so that it may be removed at any time.
 const (
 	layersDir     = "layers"
 	partialSuffix = ".partial"
 )
 
-// partialAge is how long what a broken download left is kept for going on with it.
+// partialAge is how long what a broken download left is kept for going on with it, while there is room.
 const partialAge = 24 * time.Hour
 
 func (s *Store) layerPath(hex string) string { return filepath.Join(s.dir, layersDir, hex) }
@@ -43,7 +44,14 @@ func (s *Store) openLayer(hex string, size int64) (*os.File, error) {
 		return nil, err
 	}
 	info, err := f.Stat()
-	if err != nil || info.Size() != size {
+	if err == nil && info.Size() != size {
+		// Either the file is damaged or the manifest, which a registry can say anything in, lies about the size.
+		if whole, checked := intact(f, hex); checked == nil && whole {
+			return nil, errors.Join(&Error{Code: CodePullFailed, Detail: "the manifest says another size of a layer than it has"}, f.Close())
+		}
+		err = fs.ErrNotExist
+	}
+	if err != nil {
 		return nil, errors.Join(err, f.Close(), s.dropLayer(hex), fs.ErrNotExist)
 	}
 	now := time.Now()
@@ -73,9 +81,14 @@ func intact(f *os.File, want string) (bool, error) {
 	return hex.EncodeToString(h.Sum(nil)) == want, nil
 }
 
+// partialPath is where a layer of a registry is downloaded to.
+func (s *Store) partialPath(registry, hex string) string {
+	return s.layerPath(hex) + "." + hashOf(registry)[:16] + partialSuffix
+}
+
 // lockPartial opens the partial file of a layer and locks it. It returns nil when the layer is complete meanwhile.
-func (s *Store) lockPartial(ctx context.Context, hex string) (*os.File, error) {
-	name := s.layerPath(hex) + partialSuffix
+func (s *Store) lockPartial(ctx context.Context, registry, hex string) (*os.File, error) {
+	name := s.partialPath(registry, hex)
 	tick := time.NewTicker(100 * time.Millisecond)
 	defer tick.Stop()
 	for {
@@ -124,60 +137,54 @@ func (s *Store) commitLayer(f *os.File, hex string) error {
 	return durable.SyncDir(filepath.Join(s.dir, layersDir))
 }
 
-// PruneLayers removes cached layers, the least recently used first, until the rest has at most maxBytes; those with a
-// digest in keep ("sha256:…", as in Origin.Layers) stay in any case. It also removes what broken downloads left a day
-// ago. It returns how many bytes it freed. It may run at any time: a pull that uses a layer goes on using it.
+// PruneLayers removes cached layers and what broken downloads left, the least recently used first, until the rest has at
+// most maxBytes; layers with a digest in keep ("sha256:…", as in Origin.Layers) stay in any case. What a download left a
+// day ago goes too. It returns how many bytes it freed. It may run at any time: a pull that uses a layer goes on using it.
 func (s *Store) PruneLayers(keep []string, maxBytes int64) (freed int64, err error) {
-	entries, err := os.ReadDir(filepath.Join(s.dir, layersDir))
+	all, err := s.cachedLayers()
 	if err != nil {
 		return 0, fmt.Errorf("listing layers: %w", err)
 	}
-	type layer struct {
-		name string
-		size int64
-		used time.Time
-	}
-	var all []layer
 	var total int64
-	for _, e := range entries {
-		info, err := e.Info()
-		if err != nil {
-			continue // removed meanwhile
-		}
-		if hex, ok := strings.CutSuffix(e.Name(), partialSuffix); ok && validID(hex) {
-			n, err := s.prunePartial(e.Name(), info)
-			if err != nil {
-				return freed, err
-			}
-			freed += n
-			continue
-		}
+	for _, info := range all {
 		total += info.Size()
-		all = append(all, layer{e.Name(), info.Size(), info.ModTime()})
 	}
-	slices.SortFunc(all, func(a, b layer) int { return a.used.Compare(b.used) })
-	for _, l := range all {
-		if total <= maxBytes {
-			break
+	for _, info := range all {
+		var n int64
+		_, partial := strings.CutSuffix(info.Name(), partialSuffix)
+		switch {
+		case partial && (total > maxBytes || time.Since(info.ModTime()) >= partialAge):
+			n, err = s.prunePartial(info)
+		case !partial && total > maxBytes && !slices.Contains(keep, "sha256:"+info.Name()):
+			n, err = info.Size(), s.dropLayer(info.Name())
 		}
-		if slices.Contains(keep, "sha256:"+l.name) {
-			continue
-		}
-		if err := os.Remove(s.layerPath(l.name)); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		if err != nil {
 			return freed, fmt.Errorf("removing a layer: %w", err)
 		}
-		total -= l.size
-		freed += l.size
+		freed, total = freed+n, total-n
 	}
 	return freed, nil
 }
 
-// prunePartial removes what is left of an old download, unless it is going on.
-func (s *Store) prunePartial(name string, info fs.FileInfo) (freed int64, err error) {
-	if time.Since(info.ModTime()) < partialAge {
-		return 0, nil
+// cachedLayers lists the files of the cache, the least recently used first.
+func (s *Store) cachedLayers() ([]fs.FileInfo, error) {
+	entries, err := os.ReadDir(filepath.Join(s.dir, layersDir))
+	if err != nil {
+		return nil, err
 	}
-	f, err := os.Open(filepath.Join(s.dir, layersDir, name))
+	var all []fs.FileInfo
+	for _, e := range entries {
+		if info, err := e.Info(); err == nil { // else it was removed meanwhile
+			all = append(all, info)
+		}
+	}
+	slices.SortFunc(all, func(a, b fs.FileInfo) int { return a.ModTime().Compare(b.ModTime()) })
+	return all, nil
+}
+
+// prunePartial removes what is left of a download, unless it is going on.
+func (s *Store) prunePartial(info fs.FileInfo) (freed int64, err error) {
+	f, err := os.Open(filepath.Join(s.dir, layersDir, info.Name()))
 	if errors.Is(err, fs.ErrNotExist) {
 		return 0, nil
 	}

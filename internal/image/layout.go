@@ -126,6 +126,14 @@ type imported struct {
 	byDigest bool
 }
 
+// key names the content. One file can be a manifest and a configuration at a time, of different images.
+func (m *imported) key() string {
+	if m.byDigest {
+		return m.digest
+	}
+	return "configuration " + m.digest
+}
+
 func (s *Store) importFrom(ctx context.Context, files bundle, opts ImportOptions) (Pulled, error) {
 	want, err := parsePlatform(opts.Platform)
 	if err != nil {
@@ -150,7 +158,7 @@ func (s *Store) importFrom(ctx context.Context, files bundle, opts ImportOptions
 	if origin.Reference == "" {
 		origin.Reference = "import"
 	}
-	im, err := s.assemble(ctx, s.ociHash(found.digest), &origin, report, func(ctx context.Context, u *unpack.Unpacker) error {
+	im, err := s.assemble(ctx, s.ociHash(found.key()), &origin, report, func(ctx context.Context, u *unpack.Unpacker) error {
 		count := counter(Progress{Step: stepUnpack, Bytes: true}, report)
 		for i := range found.names {
 			if err := found.unpack(ctx, files, u, i, count); err != nil {
@@ -202,7 +210,7 @@ func readSmall(files bundle, name string) ([]byte, error) {
 	if err == nil && len(data) > maxConfig {
 		err = &Error{Code: CodeTooLarge, Detail: fmt.Sprintf("%s in the archive has more than %d bytes", unpack.Quote(name), maxConfig)}
 	}
-	return data, err
+	return data, errors.Join(err, checkJSON(data))
 }
 
 // readBlob reads a small blob of a layout and checks its digest.

@@ -110,7 +110,7 @@ func (s *Store) checkLayers(layers []v1.Descriptor) error {
 	return nil
 }
 
-// ociHash is the source hash of the image with this digest.
+// ociHash is the source hash of the image whose manifest has this digest, or of what imported.key says.
 func (s *Store) ociHash(digest string) string {
 	return hashOf(struct {
 		Digest string

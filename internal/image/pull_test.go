@@ -308,36 +308,6 @@ func otherRegistry(t *testing.T) string {
 	return name
 }
 
-// A registry on the network can't send the server to its own loopback interface or to plain HTTP.
-func TestGuard(t *testing.T) {
-	remote, _ := newTransport("registry.example.com", nil)
-	local, _ := newTransport("127.0.0.1:5000", nil)
-	for address, want := range map[string]bool{
-		"93.184.216.34:443": true, "10.0.0.5:443": true, "[2001:db8::1]:443": true,
-		"127.0.0.1:443": false, "[::1]:443": false, "[::ffff:127.0.0.1]:443": false, "169.254.169.254:80": false, "0.0.0.0:443": false,
-	} {
-		if err := remote.checkAddress(address); (err == nil) != want {
-			t.Errorf("%s: %v", address, err)
-		}
-	}
-	if err := local.checkAddress("127.0.0.1:443"); err != nil {
-		t.Error(err)
-	}
-	if err := local.checkAddress("169.254.169.254:80"); !errors.Is(err, errForbidden) {
-		t.Errorf("link-local: %v", err)
-	}
-	for _, url := range []string{"http://registry.example.com/v2/", "http://10.0.0.5/v2/", "https://127.0.0.1/v2/", "https://localhost/v2/", "http://localhost:1/"} {
-		req, _ := http.NewRequestWithContext(t.Context(), http.MethodGet, url, nil)
-		if _, err := remote.RoundTrip(req); !errors.Is(err, errForbidden) {
-			t.Errorf("%s: %v", url, err)
-		}
-	}
-	req, _ := http.NewRequestWithContext(t.Context(), http.MethodGet, "http://192.0.2.1/", nil)
-	if _, err := local.RoundTrip(req); !errors.Is(err, errForbidden) {
-		t.Errorf("plain HTTP to elsewhere: %v", err)
-	}
-}
-
 func TestPullLimits(t *testing.T) {
 	noKeychain(t)
 	var downloaded atomic.Int32
@@ -430,6 +400,42 @@ func TestPullCancelled(t *testing.T) {
 	}
 	wantCode(t, err, CodePullFailed, "cancelled")
 	checkNothingLeft(t, s)
+}
+
+// A registry that holds back a layer which others have too does not hold up pulls of it from those.
+func TestSlowRegistryHoldsUpNobodyElse(t *testing.T) {
+	noKeychain(t)
+	img := registrytest.Image(t, v1.Config{}, registrytest.Layer(t, registrytest.File("f", "f")))
+	layers, _ := img.Layers()
+	digest, err := layers[0].Digest()
+	if err != nil {
+		t.Fatal(err)
+	}
+	asked := make(chan struct{}, 1)
+	slow := registrytest.New(t, func(next http.Handler) http.Handler {
+		return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			if strings.HasSuffix(r.URL.Path, digest.String()) {
+				asked <- struct{}{}
+				<-r.Context().Done()
+				return
+			}
+			next.ServeHTTP(w, r)
+		})
+	})
+	held, _ := slow.Push(t, "app", img)
+	good, _ := registrytest.New(t, nil).Push(t, "app", img)
+	s := openStore(t, t.TempDir(), Options{})
+	ctx, cancel := context.WithCancel(t.Context())
+	var wait sync.WaitGroup
+	wait.Go(func() {
+		if _, err := s.Pull(ctx, held, PullOptions{}); !errors.Is(err, context.Canceled) {
+			t.Errorf("the slow registry gave the image: %v", err)
+		}
+	})
+	<-asked
+	pull(t, s, good)
+	cancel()
+	wait.Wait()
 }
 
 // Pulls of the same image at the same time download and pack it once; those of other images do not wait.

@@ -2,7 +2,6 @@ package image
 
 import (
 	"fmt"
-	"net"
 	"net/netip"
 	"regexp"
 	"runtime"
@@ -56,10 +55,7 @@ func validRepository(repo string) bool {
 
 // isLoopback says whether a host, with or without a port, is this machine itself.
 func isLoopback(host string) bool {
-	if h, _, err := net.SplitHostPort(host); err == nil {
-		host = h
-	}
-	host = strings.Trim(host, "[]")
+	host = hostname(host)
 	if strings.EqualFold(host, "localhost") {
 		return true
 	}

@@ -60,6 +60,9 @@ func (r *registry) resolve(ctx context.Context, ref name.Reference, want v1.Plat
 		if err != nil {
 			return nil, pullError(ctx, r.repo, "fetching the manifest", err)
 		}
+		if err := checkJSON(desc.Manifest); err != nil {
+			return nil, err
+		}
 		switch {
 		case desc.MediaType.IsImage():
 			return r.describe(ctx, desc, want)

@@ -11,7 +11,9 @@ import (
 	"net/http"
 	"net/netip"
 	"net/url"
+	"strings"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"time"
 )
@@ -24,10 +26,13 @@ type blobKey struct{}
 
 // guard is the transport for one registry. References are written by tenants, and so are, in the end, redirects and
 // the addresses of token servers. So it speaks plain HTTP only with loopback addresses, and those, and link-local ones
-// such as a cloud's metadata service, it lets only a registry name that is on the loopback interface itself.
+// such as a cloud's metadata service, it lets only a registry name that is on the loopback interface itself. Other hosts
+// on private networks it lets only a registry name that is on one itself.
 type guard struct {
-	inner http.RoundTripper
-	local bool // the registry is on a loopback address
+	inner   http.RoundTripper
+	host    string      // the registry's, without its port
+	local   bool        // the registry is on a loopback address
+	private atomic.Bool // the registry turned out to be on a private network
 }
 
 // errForbidden answers for requests that a registry must not cause.
@@ -35,11 +40,9 @@ var errForbidden = errors.New("the registry led to an address it must not use")
 
 // newTransport makes the transport for pulls from a registry. cas are trusted besides the system's.
 func newTransport(registry string, cas []certificate) (*guard, *http.Transport) {
-	g := &guard{local: isLoopback(registry)}
+	g := &guard{host: hostname(registry), local: isLoopback(registry)}
 	var proxies sync.Map // host:port of the operator's proxies, which may be anywhere
 	dialer := &net.Dialer{Timeout: 30 * time.Second, KeepAlive: 30 * time.Second}
-	direct := *dialer
-	direct.ControlContext = func(_ context.Context, _, address string, _ syscall.RawConn) error { return g.checkAddress(address) }
 	t := &http.Transport{
 		Proxy: func(r *http.Request) (*url.URL, error) {
 			proxy, err := http.ProxyFromEnvironment(r)
@@ -51,6 +54,11 @@ func newTransport(registry string, cas []certificate) (*guard, *http.Transport) 
 		DialContext: func(ctx context.Context, network, address string) (net.Conn, error) {
 			if _, ok := proxies.Load(address); ok {
 				return dialer.DialContext(ctx, network, address)
+			}
+			direct := *dialer
+			named := strings.EqualFold(hostname(address), g.host)
+			direct.ControlContext = func(_ context.Context, _, address string, _ syscall.RawConn) error {
+				return g.checkAddress(address, named)
 			}
 			return direct.DialContext(ctx, network, address)
 		},
@@ -91,8 +99,16 @@ func hostPort(u *url.URL) string {
 	return net.JoinHostPort(u.Hostname(), port)
 }
 
-// checkAddress is asked with the address that a name was resolved to.
-func (g *guard) checkAddress(address string) error {
+// hostname is an address without its port, if it has one.
+func hostname(address string) string {
+	if host, _, err := net.SplitHostPort(address); err == nil {
+		return host
+	}
+	return strings.Trim(address, "[]")
+}
+
+// checkAddress is asked with the address that a name was resolved to; named says that the name is the registry's.
+func (g *guard) checkAddress(address string, named bool) error {
 	ap, err := netip.ParseAddrPort(address)
 	if err != nil {
 		return err
@@ -103,8 +119,18 @@ func (g *guard) checkAddress(address string) error {
 		return nil
 	case ip.IsLoopback(), ip.IsUnspecified(), ip.IsLinkLocalUnicast(), ip.IsMulticast():
 		return fmt.Errorf("%w: %s", errForbidden, ip)
+	case !isPrivate(ip):
+	case named, g.local:
+		g.private.Store(true)
+	case !g.private.Load():
+		return fmt.Errorf("%w: %s", errForbidden, ip)
 	}
 	return nil
+}
+
+// isPrivate says whether an address is of a private network or behind a carrier's NAT (RFC 1918, 4193, 6598).
+func isPrivate(ip netip.Addr) bool {
+	return ip.IsPrivate() || netip.PrefixFrom(netip.AddrFrom4([4]byte{100, 64}), 10).Contains(ip)
 }
 
 // RoundTrip does one request of what may be a chain of redirects.

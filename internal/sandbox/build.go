@@ -164,14 +164,15 @@ func (s *BuildSpec) Hash() string {
 }
 
 // Expand replaces ${NAME} by a variable's value, "" when it is not set, and $$ by a dollar sign. Any other dollar sign
-// stays.
-func Expand(text string, env map[string]string) string {
+// stays. ok is false when the result would have more than limit bytes: a few variables that name each other several times
+// can have any length.
+func Expand(text string, env map[string]string, limit int) (expanded string, ok bool) {
 	var out strings.Builder
-	for {
+	for out.Len() <= limit {
 		before, rest, found := strings.Cut(text, "$")
 		out.WriteString(before)
 		if !found {
-			return out.String()
+			return out.String(), out.Len() <= limit
 		}
 		name, after, closed := strings.Cut(strings.TrimPrefix(rest, "{"), "}")
 		switch {
@@ -186,4 +187,5 @@ func Expand(text string, env map[string]string) string {
 			text = rest
 		}
 	}
+	return "", false
 }

@@ -133,8 +133,11 @@ func TestExpand(t *testing.T) {
 		"": "", "x": "x", "${A}": "1", "a${A}b${B}c": "a1b$Ac", "${NONE}": "", "$$": "$", "$${A}": "${A}", "$A": "$A", "$": "$",
 		"${": "${", "${A": "${A", "${}": "${}", "${1}": "${1}", "$$$${A}": "$${A}", "${A}${A}$": "11$",
 	} {
-		if got := Expand(text, env); got != want {
-			t.Errorf("Expand(%q) = %q, want %q", text, got, want)
+		if got, ok := Expand(text, env, len(want)); got != want || !ok {
+			t.Errorf("Expand(%q) = %q, %t, want %q", text, got, ok, want)
+		}
+		if got, ok := Expand(text, env, len(want)-1); ok {
+			t.Errorf("Expand(%q) = %q, which is over the limit", text, got)
 		}
 	}
 }

@@ -10,7 +10,8 @@ type Limits struct {
 	// Bytes is how many bytes the decompressed layers may have; it is also how many bytes their files may have, which is
 	// more when files have holes. Default 16 GiB.
 	Bytes int64
-	// Entries is how many entries the layers may have. Default 2,000,000.
+	// Entries is how many entries the layers may have, with the directories that are made because an entry's path needs
+	// them. Default 2,000,000.
 	Entries int
 	// PathBytes is how long a path may be, before and after links in it are followed, and the target of a link. Default
 	// 2048, since mkfs.erofs puts the host's directory before it and the kernel ends at 4096.

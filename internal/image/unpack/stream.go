@@ -31,8 +31,9 @@ type stream struct {
 	ready chan []byte
 	free  chan []byte
 	stop  chan struct{}
-	now   []byte // what is left of the chunk being read
-	held  []byte // that chunk
+	ctx   context.Context // also ends a Read: the source may be a connection that is silent
+	now   []byte          // what is left of the chunk being read
+	held  []byte          // that chunk
 	// Set before ready is closed.
 	err  error
 	sum  hash.Hash
@@ -42,7 +43,7 @@ type stream struct {
 // decompress starts reading r, which is gzip, zstd or a plain tar by its first bytes, and may give at most limit bytes.
 func decompress(ctx context.Context, r io.Reader, limit int64) *stream {
 	s := &stream{
-		ready: make(chan []byte, chunks), free: make(chan []byte, chunks), stop: make(chan struct{}), sum: sha256.New(),
+		ready: make(chan []byte, chunks), free: make(chan []byte, chunks), stop: make(chan struct{}), ctx: ctx, sum: sha256.New(),
 	}
 	for range chunks {
 		s.free <- nil
@@ -129,7 +130,13 @@ func (s *stream) Read(p []byte) (int, error) {
 			s.free <- s.held
 			s.held = nil
 		}
-		chunk, ok := <-s.ready
+		var chunk []byte
+		var ok bool
+		select {
+		case chunk, ok = <-s.ready:
+		case <-s.ctx.Done():
+			return 0, s.ctx.Err()
+		}
 		if !ok {
 			if s.err != nil {
 				return 0, s.err

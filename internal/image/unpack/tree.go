@@ -27,6 +27,7 @@ type tree struct {
 	root  *os.Root // the same, for removing
 	limit int      // of a path, in bytes
 	open  []*dir   // the last used first
+	made  int      // directories that no entry described when they were needed
 }
 
 // dir is an open directory. Making and removing entries changes its modification time, which is put right when it is
@@ -185,6 +186,7 @@ func (t *tree) step(parent, c string, create bool) (target string, err error) {
 	if err := unix.Mkdirat(d.fd, c, 0o755); err != nil {
 		return "", &fs.PathError{Op: "mkdirat", Path: path.Join(parent, c), Err: err}
 	}
+	t.made++
 	return "", t.plain(path.Join(parent, c))
 }
 

@@ -20,6 +20,7 @@ type Unpacker struct {
 	bytes   int64 // decompressed so far
 	files   int64 // bytes of files so far
 	entries int
+	looked  int // files that whiteouts have looked at
 	// layer holds what the layer under way made, by hash: a million paths would not fit in memory as strings. nil while
 	// no layer is under way.
 	layer map[uint64]struct{}
@@ -69,11 +70,16 @@ func (u *Unpacker) unpack(ctx context.Context, r io.Reader) (digest string, err 
 		if err != nil {
 			return "", archiveError(ctx, err)
 		}
-		if u.entries++; u.entries > u.limits.Entries {
-			return "", tooLarge("", "there are more than %d entries", u.limits.Entries)
+		if ctx.Err() != nil { // what comes next may be in memory already
+			return "", ctx.Err()
 		}
+		u.entries++
 		if err := u.entry(h, archive); err != nil {
 			return "", entryError(ctx, h.Name, err)
+		}
+		// One entry can make a thousand directories, so those count too.
+		if u.entries+u.tree.made > u.limits.Entries {
+			return "", tooLarge("", "there are more than %d entries and directories that they need", u.limits.Entries)
 		}
 	}
 	if err := in.drain(); err != nil {

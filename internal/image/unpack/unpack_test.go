@@ -235,34 +235,6 @@ func TestRefusedEntries(t *testing.T) {
 	}
 }
 
-func TestLimits(t *testing.T) {
-	deep := strings.Repeat("d/", 40)
-	for name, c := range map[string]struct {
-		limits Limits
-		layers [][]item
-	}{
-		"entries":               {Limits{Entries: 2}, [][]item{{file("a", ""), file("a", "")}, {file("a", "")}}},
-		"bytes":                 {Limits{Bytes: 10000}, [][]item{{file("a", strings.Repeat("x", 4000))}, {file("a", strings.Repeat("x", 4000))}}},
-		"name":                  {Limits{PathBytes: 100}, [][]item{{file(deep+deep+"x", "")}}},
-		"name through links":    {Limits{PathBytes: 100}, [][]item{{directory(deep), symlink("l", deep)}, {file("l/"+deep+"x", "")}}},
-		"name of a file":        {Limits{PathBytes: 100}, [][]item{{directory(deep), symlink("l", deep)}, {file("l/"+strings.Repeat("x", 60), "")}}},
-		"component":             {Limits{}, [][]item{{file(strings.Repeat("x", 256), "")}}},
-		"xattrs":                {Limits{XattrBytes: 10}, [][]item{{{tar.Header{Typeflag: tar.TypeReg, Name: "f", PAXRecords: map[string]string{"SCHILY.xattr.user.a": "1", "SCHILY.xattr.user.b": "2"}}, ""}}}},
-		"xattrs of a directory": {Limits{XattrBytes: 10}, [][]item{{{tar.Header{Typeflag: tar.TypeDir, Name: "d", PAXRecords: map[string]string{"SCHILY.xattr.user.long": "12"}}, ""}}}},
-		"the host's xattrs":     {Limits{XattrBytes: 1 << 20}, [][]item{{{tar.Header{Typeflag: tar.TypeReg, Name: "f", PAXRecords: map[string]string{"SCHILY.xattr.user.a": strings.Repeat("x", 70000)}}, ""}}}},
-	} {
-		t.Run(name, func(t *testing.T) {
-			var layers [][]byte
-			for _, l := range c.layers {
-				layers = append(layers, archive(t, l...))
-			}
-			if _, err := apply(t, c.limits, layers...); !isTooLarge(err) {
-				t.Errorf("got %v", err)
-			}
-		})
-	}
-}
-
 // sparse is a tar with one file in GNU's sparse format 1.0: size bytes, all of them a hole but the first block.
 func sparse(t testing.TB, size string) []byte {
 	t.Helper()
@@ -402,6 +374,31 @@ func TestCancelled(t *testing.T) {
 		t.Error(err)
 	}
 }
+
+// Entries that have been read already are not unpacked after the end.
+func TestCancelledBetweenEntries(t *testing.T) {
+	ctx, cancel := context.WithCancel(t.Context())
+	root := t.TempDir()
+	u, err := New(root, Limits{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	data := archive(t, file("a", ""), file("b", ""))
+	r := readerFunc(func(p []byte) (int, error) {
+		cancel()
+		return copy(p, data), io.EOF
+	})
+	if _, err := u.Layer(ctx, r); !errors.Is(err, context.Canceled) {
+		t.Errorf("got %v", err)
+	}
+	if err := u.Close(); err != nil {
+		t.Error(err)
+	}
+}
+
+type readerFunc func([]byte) (int, error)
+
+func (f readerFunc) Read(p []byte) (int, error) { return f(p) }
 
 // The reader's own failure is not the archive's fault.
 func TestReaderFails(t *testing.T) {

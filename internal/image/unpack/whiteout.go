@@ -15,6 +15,9 @@ const (
 	aufsPrefix = ".wh..wh."
 )
 
+// looksPerEntry bounds how many files the whiteouts may look at, for each entry that there may be.
+const looksPerEntry = 8
+
 // whiteout hides something of the lower layers.
 func (u *Unpacker) whiteout(entry, name string) error {
 	base := path.Base(name)
@@ -72,6 +75,10 @@ func (u *Unpacker) hideBelow(real string) (kept bool, err error) {
 	names, err := u.tree.names(real)
 	if err != nil {
 		return false, err
+	}
+	// What a layer made itself stays, and would be looked at by each of its whiteouts again.
+	if u.looked += len(names); u.looked > looksPerEntry*u.limits.Entries {
+		return false, tooLarge("", "its whiteouts look at the same files again and again")
 	}
 	// What was removed changed the directory's time, which the open directory remembers.
 	if _, err := u.tree.at(real); err != nil {

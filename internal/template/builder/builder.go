@@ -69,6 +69,10 @@ type Builder struct {
 	making map[string]bool
 	// own are the checkpoints of teams' templates that are in service (zero), or when they may be removed.
 	own map[string]time.Time
+
+	// uploading is held for reading from the moment an upload has its name until its row is stored, and for writing while
+	// uploads without a row are removed.
+	uploading sync.RWMutex
 }
 
 // errStopped is why a build ends when the server does.
@@ -183,7 +187,7 @@ func (b *Builder) runQueue() {
 	}
 }
 
-// startPending starts the oldest pending builds, one of each template, as long as there is room. The rows are the queue.
+// startPending starts pending builds, one of each template, as long as there is room. The rows are the queue.
 func (b *Builder) startPending() error {
 	rows, err := b.cfg.Store.RunningBuilds(b.ctx)
 	if err != nil {
@@ -191,18 +195,11 @@ func (b *Builder) startPending() error {
 	}
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	busy := map[string]bool{}
-	for _, j := range b.jobs {
-		busy[j.template] = true
-	}
-	for _, row := range rows {
-		if len(b.jobs) >= b.cfg.Parallel || b.ctx.Err() != nil {
+	for len(b.jobs) < b.cfg.Parallel && b.ctx.Err() == nil {
+		row := b.next(rows)
+		if row == nil {
 			return nil
 		}
-		if row.Status != sandbox.BuildPending || busy[row.TemplateID] {
-			continue
-		}
-		busy[row.TemplateID] = true
 		j := b.newJob(row)
 		b.jobs[row.ID] = j
 		b.wg.Go(func() {
@@ -213,6 +210,25 @@ func (b *Builder) startPending() error {
 	return nil
 }
 
+// next picks, of the oldest builds first, one of the team that has the fewest running: a team with a long queue must not
+// keep the others waiting for all of it. The caller holds the lock.
+func (b *Builder) next(rows []*sandbox.Build) (best *sandbox.Build) {
+	busy, running := map[string]bool{}, map[string]int{}
+	for _, j := range b.jobs {
+		busy[j.template] = true
+		running[j.team]++
+	}
+	for _, row := range rows {
+		if row.Status != sandbox.BuildPending || busy[row.TemplateID] {
+			continue
+		}
+		if best == nil || running[row.TeamID] < running[best.TeamID] {
+			best = row
+		}
+	}
+	return best
+}
+
 func (b *Builder) forget(j *job) {
 	j.cancel(nil)
 	b.mu.Lock()
@@ -220,6 +236,7 @@ func (b *Builder) forget(j *job) {
 	b.mu.Unlock()
 	close(j.done)
 	signal(b.wake)
+	b.Collect() // also what a failed build has left: its image, layers, half a download
 }
 
 // Cancel implements control.Builder.
@@ -231,8 +248,7 @@ func (b *Builder) Cancel(ctx context.Context, buildID string) error {
 		if j != nil {
 			j.cancel(errCancelled)
 			select {
-			case <-j.done:
-				return nil
+			case <-j.done: // its row should be final now
 			case <-ctx.Done():
 				return ctx.Err()
 			}

@@ -1,8 +1,11 @@
 package builder
 
 import (
+	"bytes"
 	"context"
 	"errors"
+	"fmt"
+	"log/slog"
 	"os"
 	"path/filepath"
 	"slices"
@@ -228,6 +231,124 @@ func TestQueue(t *testing.T) {
 			}
 		}
 	})
+}
+
+// A team with a long queue does not keep another waiting for all of it.
+func TestTeamsTakeTurns(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t)
+		w.onRun = func(ctx context.Context, _ template.Command, _ template.Output) (int, error) {
+			time.Sleep(time.Minute)
+			return 0, ctx.Err()
+		}
+		b := w.start(t, func(c *Config) { c.Parallel = 2 })
+		var many []string
+		for _, name := range []string{"a", "b", "c", "d"} {
+			many = append(many, w.add(name, runSpec(name)))
+		}
+		other := w.add("other", runSpec("x"))
+		row := w.builds[other]
+		row.TeamID = "other team"
+		w.builds[other] = row
+		b.Enqueue(other)
+		if row, log := over(t, b, other); row.Status != sandbox.BuildReady {
+			t.Errorf("%s\n%s", row.Status, log)
+		}
+		if row, _ := w.Build(t.Context(), many[3]); row.Status != sandbox.BuildPending {
+			t.Errorf("the other team's build came after all of them: %s", row.Status)
+		}
+		for _, id := range many {
+			over(t, b, id)
+		}
+	})
+}
+
+// Variables that name each other double at every step: they must not take the server's memory.
+func TestEnvironmentIsBounded(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t)
+		b := w.start(t, nil)
+		spec := sandbox.BuildSpec{From: "app", Steps: []sandbox.BuildStep{{Env: &sandbox.EnvStep{Key: "A", Value: "1234"}}}}
+		for range 25 {
+			spec.Steps = append(spec.Steps, sandbox.BuildStep{Env: &sandbox.EnvStep{Key: "A", Value: "${A}${A}", Expand: true}})
+		}
+		if err := spec.Validate(); err != nil {
+			t.Fatal(err)
+		}
+		id := w.add("t", spec)
+		b.Enqueue(id)
+		row, _ := over(t, b, id)
+		if want := "step_failed: step 17 (env A): with it the environment has more than 262144 bytes"; row.ErrorMessage != want {
+			t.Errorf("%s %q, want %q", row.Status, row.ErrorMessage, want)
+		}
+	})
+}
+
+// What a registry answered does not fill the server's log.
+func TestLoggedErrorsAreBounded(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t)
+		w.onPull = func(context.Context) error {
+			return &image.Error{Code: image.CodePullFailed, Detail: "refused", Err: errors.New(strings.Repeat("answer ", 1<<20))}
+		}
+		var log bytes.Buffer
+		b := w.start(t, func(c *Config) { c.Logger = slog.New(slog.NewTextHandler(&log, nil)) })
+		id := w.add("t", runSpec("x"))
+		b.Enqueue(id)
+		over(t, b, id)
+		if err := b.Stop(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		if !strings.Contains(log.String(), "answer") || log.Len() > 16<<10 {
+			t.Errorf("the log has %d bytes", log.Len())
+		}
+	})
+}
+
+// A store that fails for a while, be it that it wrote and only did not say so, neither loses a build nor leaves it stuck.
+func TestStoreFailsForAWhile(t *testing.T) {
+	for name, c := range map[string]struct {
+		fails  int // this write, counted from 1, and the two after it
+		exit   int // of the step
+		status sandbox.BuildStatus
+	}{
+		"at the beginning":  {1, 0, sandbox.BuildReady},
+		"before the memory": {3, 0, sandbox.BuildReady},
+		"at the end":        {3, 1, sandbox.BuildFailed},
+	} {
+		for _, written := range []bool{false, true} {
+			t.Run(fmt.Sprintf("%s, written %t", name, written), func(t *testing.T) {
+				synctest.Test(t, func(t *testing.T) { storeFails(t, c.fails, c.exit, written, c.status) })
+			})
+		}
+	}
+}
+
+func storeFails(t *testing.T, fails, exit int, written bool, want sandbox.BuildStatus) {
+	w := newWorld(t)
+	n := 0
+	fail := func() error {
+		if n++; n >= fails && n < fails+3 {
+			return errBroken
+		}
+		return nil
+	}
+	if written {
+		w.onUpdate = fail
+	} else {
+		w.beforeUpdate = fail
+	}
+	w.onRun = func(context.Context, template.Command, template.Output) (int, error) { return exit, nil }
+	b := w.start(t, nil)
+	id := w.add("t", runSpec("x"))
+	b.Enqueue(id)
+	row, log := over(t, b, id)
+	if row.Status != want {
+		t.Errorf("%s: %s\n%s", row.Status, row.ErrorMessage, log)
+	}
+	if n > 10 {
+		t.Errorf("the store was asked %d times", n)
+	}
 }
 
 func TestRestartAndStop(t *testing.T) {

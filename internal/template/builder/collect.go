@@ -144,8 +144,10 @@ func (b *Builder) cleanLogs(ctx context.Context) error {
 	return errors.Join(errs...)
 }
 
-// cleanUploads removes uploads without a row that have had the time to get one.
+// cleanUploads removes uploads without a row.
 func (b *Builder) cleanUploads(ctx context.Context) error {
+	b.uploading.Lock()
+	defer b.uploading.Unlock()
 	files, err := os.ReadDir(b.uploadDir())
 	if err != nil {
 		return err
@@ -160,8 +162,7 @@ func (b *Builder) cleanUploads(ctx context.Context) error {
 	}
 	var errs []error
 	for _, f := range files {
-		info, err := f.Info()
-		if err == nil && !keep[f.Name()] && !strings.HasPrefix(f.Name(), partPrefix) && time.Since(info.ModTime()) > uploadGrace {
+		if !keep[f.Name()] && !strings.HasPrefix(f.Name(), partPrefix) {
 			errs = append(errs, os.Remove(filepath.Join(b.uploadDir(), f.Name())))
 		}
 	}

@@ -38,6 +38,9 @@ type world struct {
 	onCapture func(ctx context.Context, spec template.CaptureSpec) error
 	onSave    func() error
 	onCommit  func() error
+	// Before a row is written, and after, when the answer is an error all the same.
+	beforeUpdate, onUpdate func() error
+	uploads                []*sandbox.Upload
 }
 
 func newWorld(t *testing.T) *world {
@@ -94,10 +97,18 @@ func (w *world) BuildIDs(context.Context) ([]string, error) {
 func (w *world) UpdateBuild(_ context.Context, b *sandbox.Build, from sandbox.BuildStatus) error {
 	w.mu.Lock()
 	defer w.mu.Unlock()
+	if w.beforeUpdate != nil {
+		if err := w.beforeUpdate(); err != nil {
+			return err
+		}
+	}
 	if w.builds[b.ID].Status != from {
 		return sandbox.Errorf(sandbox.CodeConflict, "the build is %s", w.builds[b.ID].Status)
 	}
 	w.builds[b.ID] = *b
+	if w.onUpdate != nil {
+		return w.onUpdate()
+	}
 	return nil
 }
 
@@ -139,7 +150,11 @@ func (w *world) TemplateCheckpointIDs(context.Context) ([]string, error) {
 	return ids, nil
 }
 
-func (w *world) Uploads(context.Context) ([]*sandbox.Upload, error) { return nil, nil }
+func (w *world) Uploads(context.Context) ([]*sandbox.Upload, error) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return slices.Clone(w.uploads), nil
+}
 
 func (w *world) Image(id string) (image.Image, error) {
 	w.mu.Lock()

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strings"
 	"sync/atomic"
 	"time"
 
@@ -26,6 +27,7 @@ type job struct {
 	b        *Builder
 	id       string         // of the build
 	template string         // its id
+	team     string         // that asked for it
 	build    *sandbox.Build // the row as it was stored last; only for the job's own goroutine
 	log      *buildLog
 	ctx      context.Context // ends with the build's time, Cancel or Stop; its cause says which
@@ -37,7 +39,7 @@ type job struct {
 }
 
 func (b *Builder) newJob(row *sandbox.Build) *job {
-	j := &job{b: b, id: row.ID, template: row.TemplateID, build: row, log: b.logs.of(row.ID), done: make(chan struct{})}
+	j := &job{b: b, id: row.ID, template: row.TemplateID, team: row.TeamID, build: row, log: b.logs.of(row.ID), done: make(chan struct{})}
 	j.ctx, j.cancel = context.WithCancelCause(b.ctx)
 	return j
 }
@@ -64,22 +66,66 @@ func (j *job) run() {
 	j.fail(err, took)
 }
 
-// become stores the next status; false when somebody else has ended the build, or the store does not answer.
+// become stores the next status, trying again while the store does not answer; false when somebody else has ended the
+// build, or when its time is over.
 func (j *job) become(status sandbox.BuildStatus, change func(*sandbox.Build)) bool {
 	next := *j.build
 	next.Status = status
 	if change != nil {
 		change(&next)
 	}
+	for {
+		err := j.store(&next)
+		if err == nil {
+			j.build = &next
+			return true
+		}
+		j.b.cfg.Logger.Warn("a build was not begun or gone on with", "build", j.id, "error", err)
+		if overtaken(err) || !j.wait(j.ctx) {
+			j.b.logs.finish(j.id)
+			return false
+		}
+	}
+}
+
+// store writes the row. One that has the new status already was written by an attempt that seemed to fail.
+func (j *job) store(next *sandbox.Build) error {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(j.ctx), cleanupTimeout)
 	defer cancel()
-	if err := j.b.cfg.Store.UpdateBuild(ctx, &next, j.build.Status); err != nil {
-		j.b.cfg.Logger.Warn("a build was not begun or gone on with", "build", j.build.ID, "error", err)
-		j.b.logs.finish(j.build.ID)
+	err := j.b.cfg.Store.UpdateBuild(ctx, next, j.build.Status)
+	if sandbox.CodeOf(err) != sandbox.CodeConflict || next.Status == j.build.Status {
+		return err
+	}
+	if row, readErr := j.b.cfg.Store.Build(ctx, j.id); readErr == nil && row.Status == next.Status {
+		return nil
+	}
+	return err
+}
+
+// bounded is an error's text for the log: what a registry or a sandbox answered may be in it, at any length.
+func bounded(err error) string {
+	const most = 4 << 10
+	text := err.Error()
+	if len(text) > most {
+		text = strings.ToValidUTF8(text[:most], "") + "…"
+	}
+	return text
+}
+
+// overtaken says that the row is not the job's any more.
+func overtaken(err error) bool {
+	code := sandbox.CodeOf(err)
+	return code == sandbox.CodeConflict || code == sandbox.CodeNotFound
+}
+
+// wait gives the store some time; false when ctx ends.
+func (j *job) wait(ctx context.Context) bool {
+	select {
+	case <-time.After(retryStore):
+		return true
+	case <-ctx.Done():
 		return false
 	}
-	j.build = &next
-	return true
 }
 
 // fail writes how the build ended.
@@ -94,17 +140,31 @@ func (j *job) fail(err error, took time.Duration) {
 		message = fmt.Sprintf("build_failed: not done within %s, while %s", j.b.cfg.Timeout, j.progress())
 	}
 	j.b.cfg.Logger.Warn("a build did not succeed", "build", j.build.ID, "template", j.build.TemplateID, "status", status,
-		"took", took, "error", err)
+		"took", took, "error", bounded(err))
 	if j.log.err != nil {
 		j.b.cfg.Logger.Error("writing a build's log", "build", j.build.ID, "error", j.log.err)
 	}
+	for err = j.end(status, message); err != nil; err = j.end(status, message) {
+		j.b.cfg.Logger.Error("storing how a build ended", "build", j.id, "error", err)
+		if !j.wait(j.b.ctx) { // the next start ends it
+			break
+		}
+	}
+	j.b.logs.finish(j.id)
+}
+
+// end makes the row final, whatever status it has; no error when it is that already, or gone.
+func (j *job) end(status sandbox.BuildStatus, message string) error {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(j.ctx), cleanupTimeout)
 	defer cancel()
-	err = j.b.finish(ctx, j.build, status, message)
-	j.b.logs.finish(j.build.ID)
-	if err != nil && sandbox.CodeOf(err) != sandbox.CodeConflict && sandbox.CodeOf(err) != sandbox.CodeNotFound {
-		j.b.cfg.Logger.Error("storing how a build ended", "build", j.build.ID, "error", err)
+	row, err := j.b.cfg.Store.Build(ctx, j.id)
+	if err == nil && !row.Status.Final() {
+		err = j.b.finish(ctx, row, status, message)
 	}
+	if overtaken(err) {
+		return nil
+	}
+	return err
 }
 
 // report says what is being done now.

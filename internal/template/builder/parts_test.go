@@ -263,41 +263,67 @@ func TestUploads(t *testing.T) {
 	if err := errors.Join(out.WriteHeader(&tar.Header{Name: "index.json", Typeflag: tar.TypeReg}), out.Close()); err != nil {
 		t.Fatal(err)
 	}
+	var kept *sandbox.Upload
+	put := func(kind sandbox.UploadKind, content []byte, limit int64) error {
+		return b.PutUpload(t.Context(), kind, bytes.NewReader(content), limit, func(digest string, size int64) error {
+			kept = &sandbox.Upload{Kind: kind, Digest: digest, SizeBytes: size}
+			b.Collect() // it waits for the row
+			w.mu.Lock()
+			defer w.mu.Unlock()
+			w.uploads = append(w.uploads, kept)
+			return nil
+		})
+	}
 	for _, kind := range []sandbox.UploadKind{sandbox.UploadContext, sandbox.UploadImage} {
-		digest, size, err := b.PutUpload(t.Context(), kind, bytes.NewReader(archive.Bytes()), 1<<20)
-		if err != nil || size != int64(archive.Len()) || !sandbox.ValidDigest(digest) {
-			t.Errorf("%s: %s, %d, %v", kind, digest, size, err)
+		if err := put(kind, archive.Bytes(), 1<<20); err != nil || kept.SizeBytes != int64(archive.Len()) || !sandbox.ValidDigest(kept.Digest) {
+			t.Errorf("%s: %+v, %v", kind, kept, err)
 		}
-		if data, err := os.ReadFile(b.uploadPath(kind, digest)); err != nil || !bytes.Equal(data, archive.Bytes()) {
+		if data, err := os.ReadFile(b.uploadPath(kind, kept.Digest)); err != nil || !bytes.Equal(data, archive.Bytes()) {
 			t.Errorf("%s: what is kept differs: %v", kind, err)
 		}
 	}
-	for want, put := range map[sandbox.Code]func() error{
-		sandbox.CodeTooLarge: func() error {
-			_, _, err := b.PutUpload(t.Context(), sandbox.UploadContext, bytes.NewReader(archive.Bytes()), 100)
-			return err
-		},
-		sandbox.CodeBadRequest: func() error {
-			_, _, err := b.PutUpload(t.Context(), sandbox.UploadContext, strings.NewReader(strings.Repeat("no tar ", 200)), 1<<20)
-			return err
-		},
+	for want, err := range map[sandbox.Code]error{
+		sandbox.CodeTooLarge:   put(sandbox.UploadContext, archive.Bytes(), 100),
+		sandbox.CodeBadRequest: put(sandbox.UploadContext, []byte(strings.Repeat("no tar ", 200)), 1<<20),
 	} {
-		if err := put(); sandbox.CodeOf(err) != want {
+		if sandbox.CodeOf(err) != want {
 			t.Errorf("%v, want %s", err, want)
 		}
 	}
-	old := time.Now().Add(-2 * uploadGrace)
-	files, err := os.ReadDir(b.uploadDir())
-	if err != nil || len(files) != 2 {
-		t.Fatalf("%d files, %v", len(files), err)
-	}
-	if err := os.Chtimes(filepath.Join(b.uploadDir(), files[0].Name()), old, old); err != nil {
+	w.mu.Lock()
+	w.uploads = w.uploads[1:] // the context's row goes
+	w.mu.Unlock()
+	if err := b.cleanUploads(t.Context()); err != nil {
 		t.Fatal(err)
+	}
+	if left := uploadsThere(t, b); !slices.Equal(left, []string{uploadName(kept.Kind, kept.Digest)}) {
+		t.Errorf("left: %v", left)
+	}
+}
+
+// An upload that is refused after it was sent, for the team's quota, is gone at the next cleaning.
+func TestRefusedUploadDoesNotStay(t *testing.T) {
+	w := newWorld(t)
+	b := w.start(t, nil)
+	err := b.PutUpload(t.Context(), sandbox.UploadContext, bytes.NewReader(make([]byte, 1024)), 1<<20, func(string, int64) error { return errBroken })
+	if !errors.Is(err, errBroken) {
+		t.Errorf("got %v", err)
 	}
 	if err := b.cleanUploads(t.Context()); err != nil {
 		t.Fatal(err)
 	}
-	if left, _ := os.ReadDir(b.uploadDir()); len(left) != 1 || left[0].Name() != files[1].Name() {
+	if left := uploadsThere(t, b); len(left) > 0 {
 		t.Errorf("left: %v", left)
 	}
+}
+
+func uploadsThere(t *testing.T, b *Builder) (names []string) {
+	files, err := os.ReadDir(b.uploadDir())
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, f := range files {
+		names = append(names, f.Name())
+	}
+	return names
 }

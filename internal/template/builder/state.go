@@ -4,6 +4,7 @@ import (
 	"crypto/sha256"
 	"encoding/hex"
 	"encoding/json"
+	"fmt"
 	"maps"
 	"path"
 
@@ -22,25 +23,51 @@ type state struct {
 	user, workdir string
 }
 
+// maxEnv is how much the environment may have, names and values together: as much as an image's and as a spec's. In bytes.
+const maxEnv = 2 * sandbox.MaxEnvBytes
+
+// errEnvTooLarge refuses an env step.
+var errEnvTooLarge = fmt.Errorf("with it the environment has more than %d bytes", maxEnv)
+
 // with is the state after a step.
-func (s state) with(step sandbox.BuildStep) state {
+func (s state) with(step sandbox.BuildStep) (state, error) {
 	switch {
 	case step.Env != nil:
-		value := step.Env.Value
-		if step.Env.Expand {
-			value = sandbox.Expand(value, s.variables())
+		env, err := s.withVariable(step.Env)
+		if err != nil {
+			return state{}, err
 		}
-		s.env = maps.Clone(s.env)
-		if s.env == nil {
-			s.env = map[string]string{}
-		}
-		s.env[step.Env.Key] = value
+		s.env = env
 	case step.Workdir != "":
 		s.workdir = s.path(step.Workdir)
 	case step.User != nil:
 		s.user = step.User.Name
 	}
-	return s
+	return s, nil
+}
+
+// withVariable is the environment after an env step.
+func (s state) withVariable(step *sandbox.EnvStep) (map[string]string, error) {
+	value := step.Value
+	if step.Expand {
+		var ok bool
+		if value, ok = sandbox.Expand(value, s.variables(), maxEnv); !ok {
+			return nil, errEnvTooLarge
+		}
+	}
+	env := maps.Clone(s.env)
+	if env == nil {
+		env = map[string]string{}
+	}
+	env[step.Key] = value
+	size := 0
+	for k, v := range env {
+		size += len(k) + len(v)
+	}
+	if size > maxEnv {
+		return nil, errEnvTooLarge
+	}
+	return env, nil
 }
 
 // variables are what a value may refer to.

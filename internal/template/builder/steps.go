@@ -22,15 +22,19 @@ type plan struct {
 	image  image.Image // the source
 }
 
-func (j *job) plan(src source) plan {
+func (j *job) plan(src source) (plan, error) {
 	p := plan{steps: j.build.Spec.Steps, res: j.build.Resources, image: src.image}
 	st, key := src.state, baseKey(src.image.ID, j.build.Resources, j.b.cfg.RuntimeVersion)
 	p.before, p.keys = append(p.before, st), append(p.keys, key)
-	for _, step := range p.steps {
-		key, st = nextKey(key, st, step), st.with(step)
+	for i, step := range p.steps {
+		next, err := st.with(step)
+		if err != nil {
+			return plan{}, &template.BuildError{Code: template.StepFailed, Detail: fmt.Sprintf("step %d (%s): %v", i+1, stepText(step), err)}
+		}
+		key, st = nextKey(key, st, step), next
 		p.before, p.keys = append(p.before, st), append(p.keys, key)
 	}
-	return p
+	return p, nil
 }
 
 // end is the state after the last step.
@@ -51,7 +55,10 @@ func (p plan) resultHash() string { return "steps/" + p.keys[p.work()] }
 
 // steps makes the template's image.
 func (j *job) steps(src source) (image.Image, state, error) {
-	p := j.plan(src)
+	p, err := j.plan(src)
+	if err != nil {
+		return image.Image{}, state{}, err
+	}
 	if p.work() == 0 {
 		j.describe(p, 0, "")
 		return src.image, p.end(), nil

@@ -11,18 +11,13 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
-	"time"
 
 	"github.com/superserve/superserve/internal/durable"
 	"github.com/superserve/superserve/internal/sandbox"
 )
 
-const (
-	// uploadGrace is how long an upload is kept without a row.
-	uploadGrace = time.Hour
-	// partPrefix begins the name of an upload that is still being received.
-	partPrefix = "part-"
-)
+// partPrefix begins the name of an upload that is still being received.
+const partPrefix = "part-"
 
 func (b *Builder) uploadDir() string { return filepath.Join(b.cfg.Dir, "uploads") }
 
@@ -53,37 +48,39 @@ func (b *Builder) openUploads() error {
 }
 
 // PutUpload implements control.Builder.
-func (b *Builder) PutUpload(_ context.Context, kind sandbox.UploadKind, r io.Reader, limit int64) (digest string, size int64, err error) {
+func (b *Builder) PutUpload(_ context.Context, kind sandbox.UploadKind, r io.Reader, limit int64, keep func(digest string, size int64) error) error {
 	part, err := os.CreateTemp(b.uploadDir(), partPrefix)
 	if err != nil {
-		return "", 0, sandbox.Internal("storing the upload", err)
+		return sandbox.Internal("storing the upload", err)
 	}
 	defer func() {
 		_ = part.Close()
 		_ = os.Remove(part.Name()) // renamed by now if all went well
 	}()
 	sum := sha256.New()
-	size, err = io.Copy(io.MultiWriter(part, sum), io.LimitReader(r, limit+1))
+	size, err := io.Copy(io.MultiWriter(part, sum), io.LimitReader(r, limit+1))
 	if err != nil {
 		if _, ours := errors.AsType[*os.PathError](err); ours {
-			return "", 0, sandbox.Internal("storing the upload", err)
+			return sandbox.Internal("storing the upload", err)
 		}
-		return "", 0, sandbox.Errorf(sandbox.CodeBadRequest, "the body ended early")
+		return sandbox.Errorf(sandbox.CodeBadRequest, "the body ended early")
 	}
 	if size > limit {
-		return "", 0, sandbox.Errorf(sandbox.CodeTooLarge, "the upload is larger than %d MiB", limit>>20)
+		return sandbox.Errorf(sandbox.CodeTooLarge, "the upload is larger than %d MiB", limit>>20)
 	}
 	if err := checkUpload(kind, part); err != nil {
-		return "", 0, err
+		return err
 	}
-	digest = "sha256:" + hex.EncodeToString(sum.Sum(nil))
-	now := time.Now()
-	err = errors.Join(part.Sync(), os.Chtimes(part.Name(), now, now), os.Rename(part.Name(), b.uploadPath(kind, digest)),
-		durable.SyncDir(b.uploadDir()))
-	if err != nil {
-		return "", 0, sandbox.Internal("storing the upload", err)
+	if err := part.Sync(); err != nil {
+		return sandbox.Internal("storing the upload", err)
 	}
-	return digest, size, nil
+	digest := "sha256:" + hex.EncodeToString(sum.Sum(nil))
+	b.uploading.RLock()
+	defer b.uploading.RUnlock()
+	if err := errors.Join(os.Rename(part.Name(), b.uploadPath(kind, digest)), durable.SyncDir(b.uploadDir())); err != nil {
+		return sandbox.Internal("storing the upload", err)
+	}
+	return keep(digest, size) // on error it stays for now: another team may have it too
 }
 
 // maxUploadEntries bounds how many entries an upload may have.
