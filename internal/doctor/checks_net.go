@@ -2,24 +2,30 @@ package doctor
 
 import (
 	"context"
+	"strconv"
 	"strings"
 )
 
-func checkNetwork(ctx context.Context, p *Probes) []Check {
+func checkNetwork(ctx context.Context, p *Probes, firewall func() error) []Check {
 	facts := p.Network(ctx)
 	namespace := verdict("network namespaces", true, facts.Namespace == nil, works(facts.Namespace, "can be made"),
 		"Run as root with CAP_SYS_ADMIN (in a container: privileged) on a kernel with CONFIG_NET_NS.")
 	if facts.Namespace != nil {
 		return []Check{namespace}
 	}
+	rules := firewall()
 	return []Check{
 		namespace,
 		verdict("veth", true, facts.Veth == nil, works(facts.Veth, "can be made"),
 			"Load the module: modprobe veth (a kernel with CONFIG_VETH)."),
-		verdict("nftables", true, facts.Nftables == nil, works(facts.Nftables, "filtering and address translation work"),
-			"Load the modules: modprobe -a nf_tables nft_ct nft_chain_nat nft_masq nft_redir (a kernel with CONFIG_NF_TABLES_INET and CONFIG_NFT_MASQ)."),
+		verdict("nftables", true, rules == nil, works(rules, "all rules that sandboxes need can be made"),
+			"Load the modules: modprobe -a "+firewallModules+"."),
 	}
 }
+
+// firewallModules are those of a kernel whose network filter is made of modules.
+const firewallModules = "nf_tables nft_ct nft_chain_nat nft_masq nft_redir nft_fib_inet nft_reject_inet nft_log nft_limit nft_connlimit " +
+	"nfnetlink_log nf_conntrack_netlink"
 
 // checkForwarding only informs: the server switches forwarding on and, when it was off, off again.
 func checkForwarding(p *Probes) Check {
@@ -32,6 +38,22 @@ func checkForwarding(p *Probes) Check {
 		found = "on"
 	}
 	return verdict("IPv4 forwarding", true, err == nil, found, "Mount /proc: mount -t proc proc /proc.")
+}
+
+// checkPorts: what sandboxes send is redirected to ports of the server, also while the server is not there.
+func checkPorts(p *Probes) Check {
+	const (
+		name  = "/proc/sys/net/ipv4/ip_unprivileged_port_start"
+		usual = 1024
+	)
+	data, err := p.ReadFile(name)
+	start, parseErr := strconv.Atoi(strings.TrimSpace(string(data)))
+	found := "only root can open ports below " + strconv.Itoa(start)
+	if err != nil || parseErr != nil {
+		found = "which ports only root can open can't be read"
+	}
+	return verdict("reserved ports", false, start >= usual, found,
+		"Any user could take the sandboxes' connections and DNS while the server is down: sysctl -w net.ipv4.ip_unprivileged_port_start=1024.")
 }
 
 // checkTun: gVisor needs no tun device; a microVM will.

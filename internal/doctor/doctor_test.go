@@ -21,7 +21,7 @@ var errBroken = errors.New("broken on purpose")
 // healthy is a host on which all is well; files are what ReadFile knows.
 func healthy(files map[string]string) *Probes {
 	all := map[string]string{
-		"/proc/sys/net/ipv4/ip_forward": "1\n", "/proc/misc": "200 tun\n", "/proc/filesystems": "nodev\tproc\n\terofs\n",
+		"/proc/sys/net/ipv4/ip_forward": "1\n", "/proc/sys/net/ipv4/ip_unprivileged_port_start": "1024\n", "/proc/misc": "200 tun\n", "/proc/filesystems": "nodev\tproc\n\terofs\n",
 		"/proc/meminfo":                         "MemTotal:       16384000 kB\nMemAvailable:    8192000 kB\n",
 		"/sys/fs/cgroup/cgroup.controllers":     "cpuset cpu io memory pids\n",
 		"/sys/fs/cgroup/cgroup.subtree_control": "cpu memory pids\n",
@@ -41,7 +41,7 @@ func healthy(files map[string]string) *Probes {
 		FindTool:      func(string) error { return nil },
 		CgroupV2:      func() (bool, error) { return true, nil },
 		ScratchCgroup: func(string, string) error { return nil },
-		Network:       func(context.Context) NetworkFacts { return NetworkFacts{} },
+		Network:       network(NetworkFacts{}),
 		MountErofs:    func(context.Context) error { return nil },
 		Data:          func(string) (DataFacts, error) { return DataFacts{FileSystem: "ext4", FreeBytes: 100 << 30}, nil },
 	}
@@ -49,7 +49,7 @@ func healthy(files map[string]string) *Probes {
 
 func TestHealthyHost(t *testing.T) {
 	for what, p := range map[string]*Probes{"cgroup v2": healthy(nil), "cgroup v1": withV1(healthy(nil))} {
-		checks := Run(t.Context(), Config{Probes: p})
+		checks := Run(t.Context(), Config{Probes: p, Firewall: noError})
 		for _, c := range checks {
 			if !c.OK || c.Mend != "" || c.Found == "" {
 				t.Errorf("%s: %+v", what, c)
@@ -104,10 +104,15 @@ func TestEachFault(t *testing.T) {
 				return nil
 			}
 		}, "cgroup cpu", true, "mount -t cgroup -o cpu"},
-		"no netns":      {func(p *Probes) { p.Network = network(NetworkFacts{Namespace: unix.EPERM}) }, "network namespaces", true, "CAP_SYS_ADMIN"},
-		"no veth":       {func(p *Probes) { p.Network = network(NetworkFacts{Veth: errBroken}) }, "veth", true, "modprobe veth"},
-		"no nftables":   {func(p *Probes) { p.Network = network(NetworkFacts{Nftables: errBroken}) }, "nftables", true, "nf_tables"},
-		"no proc":       {func(p *Probes) { *p = *healthy(map[string]string{"/proc/sys/net/ipv4/ip_forward": "absent"}) }, "IPv4 forwarding", true, "mount -t proc"},
+		"no netns": {func(p *Probes) { p.Network = network(NetworkFacts{Namespace: unix.EPERM}) }, "network namespaces", true, "CAP_SYS_ADMIN"},
+		"no veth":  {func(p *Probes) { p.Network = network(NetworkFacts{Veth: errBroken}) }, "veth", true, "modprobe veth"},
+		"no proc":  {func(p *Probes) { *p = *healthy(map[string]string{"/proc/sys/net/ipv4/ip_forward": "absent"}) }, "IPv4 forwarding", true, "mount -t proc"},
+		"ports for all": {func(p *Probes) {
+			*p = *healthy(map[string]string{"/proc/sys/net/ipv4/ip_unprivileged_port_start": "0\n"})
+		}, "reserved ports", false, "=1024"},
+		"no port range": {func(p *Probes) {
+			*p = *healthy(map[string]string{"/proc/sys/net/ipv4/ip_unprivileged_port_start": "absent"})
+		}, "reserved ports", false, "=1024"},
 		"no tun":        {func(p *Probes) { *p = *healthy(map[string]string{"/proc/misc": ""}) }, "tun", false, "modprobe tun"},
 		"no mmdebstrap": {func(p *Probes) { p.FindTool = missing("mmdebstrap") }, "mmdebstrap", true, "apt install mmdebstrap debian-archive-keyring"},
 		"no mkfs.erofs": {func(p *Probes) { p.FindTool = missing("mkfs.erofs") }, "mkfs.erofs", true, "apt install erofs-utils"},
@@ -137,7 +142,7 @@ func TestEachFault(t *testing.T) {
 		p := healthy(nil)
 		c.breakIt(p)
 		var bad []Check
-		checks := Run(t.Context(), Config{Probes: p})
+		checks := Run(t.Context(), Config{Probes: p, Firewall: noError})
 		for _, check := range checks {
 			if !check.OK {
 				bad = append(bad, check)
@@ -151,6 +156,15 @@ func TestEachFault(t *testing.T) {
 		}
 	}
 }
+
+func TestFirewallIsEssential(t *testing.T) {
+	err := Err(Run(t.Context(), Config{Probes: healthy(nil), Firewall: func() error { return errBroken }}))
+	if err == nil || !strings.Contains(err.Error(), "nftables: ") || !strings.Contains(err.Error(), "nft_connlimit") {
+		t.Errorf("got %v", err)
+	}
+}
+
+func noError() error { return nil }
 
 func network(f NetworkFacts) func(context.Context) NetworkFacts {
 	return func(context.Context) NetworkFacts { return f }
@@ -179,7 +193,7 @@ func TestExtraChecks(t *testing.T) {
 	extra := func(context.Context) []Check {
 		return []Check{{Name: "other firewall", Essential: true, Found: "drops", Mend: "allow it"}}
 	}
-	checks := Run(t.Context(), Config{Probes: healthy(nil), Extra: []func(context.Context) []Check{extra}})
+	checks := Run(t.Context(), Config{Probes: healthy(nil), Firewall: noError, Extra: []func(context.Context) []Check{extra}})
 	if last := checks[len(checks)-1]; last.Name != "other firewall" || Err(checks) == nil {
 		t.Errorf("%+v, %v", last, Err(checks))
 	}
@@ -230,7 +244,7 @@ func TestJSON(t *testing.T) {
 func TestThisHost(t *testing.T) {
 	t.Setenv("TMPDIR", t.TempDir())
 	dir := filepath.Join(t.TempDir(), "not", "there", "yet")
-	checks := Run(t.Context(), Config{DataDir: dir})
+	checks := Run(t.Context(), Config{DataDir: dir, Firewall: noError})
 	var table bytes.Buffer
 	if err := Table(&table, checks); err != nil {
 		t.Fatal(err)

@@ -28,8 +28,7 @@ type Probes struct {
 	CgroupV2 func() (bool, error)
 	// ScratchCgroup makes a cgroup in a directory, looks whether it has the file want, and removes it again.
 	ScratchCgroup func(dir, want string) error
-	// Network tries, in a network namespace of its own that is gone afterwards, a veth pair and the nftables features
-	// that sandboxes need.
+	// Network tries, in a network namespace of its own that is gone afterwards, a veth pair.
 	Network func(ctx context.Context) NetworkFacts
 	// MountErofs makes a tiny image with mkfs.erofs, mounts and unmounts it. tool says that mkfs.erofs was the problem.
 	MountErofs func(ctx context.Context) error
@@ -38,7 +37,7 @@ type Probes struct {
 }
 
 // NetworkFacts are errors, nil for what works. When there is no namespace the others were not tried.
-type NetworkFacts struct{ Namespace, Veth, Nftables error }
+type NetworkFacts struct{ Namespace, Veth error }
 
 // DataFacts describe the file system of the data directory.
 type DataFacts struct {

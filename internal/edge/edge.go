@@ -39,6 +39,8 @@ type Config struct {
 	SandboxHost string
 	Logger      *slog.Logger // nil: no log
 	Metrics     Metrics      // nil: none
+	// Patience is how long an agent may be silent before the calls that wait for it are ended; default 1 min.
+	Patience time.Duration
 }
 
 // Edge serves the data plane. Make one with New; all methods may be called at the same time.
@@ -68,7 +70,7 @@ func New(cfg Config) *Edge {
 	}
 	e.proxy = &httputil.ReverseProxy{
 		Rewrite:       rewrite,
-		Transport:     newTransport(),
+		Transport:     newTransport(cfg.Patience),
 		FlushInterval: -1,
 		BufferPool:    &buffers{sync.Pool{New: func() any { b := make([]byte, bufferSize); return &b }}},
 		ErrorHandler:  func(_ http.ResponseWriter, r *http.Request, err error) { exchangeOf(r.Context()).fail(err) },

@@ -96,10 +96,16 @@ type rig struct {
 // tell it from an agent's answer.
 func newRig(t *testing.T, endpoints ...control.Endpoint) *rig {
 	t.Helper()
+	return newRigWith(t, edge.Config{SandboxHost: domain}, endpoints...)
+}
+
+func newRigWith(t *testing.T, cfg edge.Config, endpoints ...control.Endpoint) *rig {
+	t.Helper()
 	r := &rig{
 		t: t, agents: &agents{endpoints: endpoints}, metrics: counter{make(chan operation, 100)}, errs: make(chan error, 100),
 	}
-	e := edge.New(edge.Config{Agents: r.agents, SandboxHost: domain, Metrics: r.metrics})
+	cfg.Agents, cfg.Metrics = r.agents, r.metrics
+	e := edge.New(cfg)
 	srv := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, req *http.Request) {
 		if err := e.Serve(w, req); err != nil {
 			r.errs <- err

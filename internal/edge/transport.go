@@ -34,9 +34,10 @@ var errGone = errors.New("the sandbox stopped")
 type transport struct {
 	// answering has a time limit for the first byte of the answer, running has none.
 	answering, running *http.Transport
+	vigil              *vigil
 }
 
-func newTransport() *transport {
+func newTransport(patience time.Duration) *transport {
 	dialer := &net.Dialer{
 		Timeout:         dialTimeout,
 		KeepAliveConfig: net.KeepAliveConfig{Enable: true, Idle: 15 * time.Second, Interval: 5 * time.Second, Count: 3},
@@ -51,7 +52,7 @@ func newTransport() *transport {
 	}
 	answering := running.Clone()
 	answering.ResponseHeaderTimeout = answerTimeout
-	return &transport{answering: answering, running: running}
+	return &transport{answering: answering, running: running, vigil: newVigil(patience)}
 }
 
 // RoundTrip sends the request. When the agent could not be reached at all, nothing was sent: then the agent is looked
@@ -88,6 +89,7 @@ func (t *transport) attempt(x *exchange, req *http.Request, endpoint control.End
 			}
 		}()
 	}
+	t.vigil.keep(ctx, endpoint, cancel)
 	var connected atomic.Bool
 	out := req.Clone(httptrace.WithClientTrace(ctx, &httptrace.ClientTrace{
 		GotConn: func(httptrace.GotConnInfo) { connected.Store(true) },
@@ -104,8 +106,8 @@ func (t *transport) attempt(x *exchange, req *http.Request, endpoint control.End
 	}
 	res, err = rt.RoundTrip(out)
 	if err != nil {
-		if cause := context.Cause(ctx); errors.Is(cause, errGone) {
-			err = fmt.Errorf("%w: %w", cause, err)
+		if cause := context.Cause(ctx); cause != nil && !errors.Is(err, cause) && x.ctx.Err() == nil {
+			err = fmt.Errorf("%w: %w", cause, err) // the sandbox stopped, or its agent is silent
 		}
 		cancel(nil)
 		return nil, connected.Load(), err

@@ -1,6 +1,7 @@
 package network_test
 
 import (
+	"slices"
 	"strings"
 	"testing"
 
@@ -9,6 +10,21 @@ import (
 
 	"github.com/superserve/superserve/internal/network"
 )
+
+// TestTryRules: what the doctor tries works on this kernel, and this network has nothing of it.
+func TestTryRules(t *testing.T) {
+	if err := network.TryRules(); err != nil {
+		t.Error(err)
+	}
+	conn, err := nftables.New()
+	if err != nil {
+		t.Fatal(err)
+	}
+	tables, err := conn.ListTables()
+	if err != nil || slices.ContainsFunc(tables, func(t *nftables.Table) bool { return strings.Contains(t.Name, "trial") }) {
+		t.Errorf("tables %v, %v", tables, err)
+	}
+}
 
 func TestCheck(t *testing.T) {
 	if got := network.Check(t.Context(), network.Config{Instance: "t"}); len(got) != 0 {

@@ -60,7 +60,8 @@ type Manager struct {
 	cancel    context.CancelFunc
 	done      chan struct{}
 
-	mu sync.Mutex // guards what managed says it guards
+	mu       sync.Mutex // guards what managed says it guards, and:
+	building *managed   // nil between two
 }
 
 // managed is one template. Only the goroutine that builds changes it.
@@ -78,6 +79,9 @@ type managed struct {
 	progress  image.Progress
 }
 
+// notBegun is the step of a template whose turn has not come.
+const notBegun = "waiting"
+
 // New makes a Manager; Start begins the work.
 func New(cfg Config) *Manager {
 	if cfg.Logger == nil {
@@ -94,7 +98,7 @@ func New(cfg Config) *Manager {
 	}
 	m := &Manager{cfg: cfg, ready: make(chan struct{})}
 	for _, d := range cfg.Definitions {
-		m.templates = append(m.templates, &managed{def: d, progress: image.Progress{Step: "waiting"}})
+		m.templates = append(m.templates, &managed{def: d, progress: image.Progress{Step: notBegun}})
 	}
 	return m
 }
@@ -172,12 +176,19 @@ func (m *Manager) ProgressOf(templateID string) string {
 		if t.inService || t.id != templateID {
 			continue
 		}
-		if p := t.progress; p.Total > 0 {
-			return fmt.Sprintf("%s, %d of %d", p.Step, p.Done, p.Total)
+		if first := m.building; t.progress.Step == notBegun && first != nil {
+			return fmt.Sprintf("waiting for %s: %s", first.def.Name, shown(first.progress))
 		}
-		return t.progress.Step
+		return shown(t.progress)
 	}
 	return ""
+}
+
+func shown(p image.Progress) string {
+	if p.Total > 0 {
+		return fmt.Sprintf("%s, %d of %d", p.Step, p.Done, p.Total)
+	}
+	return p.Step
 }
 
 // Checkpoints lists the snapshots that are the Manager's: in service, under way, or waiting to be removed. They have
@@ -200,7 +211,9 @@ func (m *Manager) run(ctx context.Context) {
 		if !sleepUntil(ctx, t.due) {
 			return
 		}
+		m.setBuilding(t)
 		err := m.bringUp(ctx, t)
+		m.setBuilding(nil)
 		if ctx.Err() != nil {
 			return
 		}
@@ -264,6 +277,12 @@ func ClientMessage(err error) string {
 		return (&BuildError{Code: BuildFailed, Detail: e.Public()}).message()
 	}
 	return (&BuildError{Code: BuildFailed, Detail: "building failed; the server's log has the details"}).message()
+}
+
+func (m *Manager) setBuilding(t *managed) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.building = t
 }
 
 func (m *Manager) setProgress(t *managed, p image.Progress) {

@@ -370,9 +370,16 @@ func TestProgressOf(t *testing.T) {
 			<-release
 			return nil
 		}
-		m := w.start(t, nil)
+		m := w.start(t, func(c *Config) { c.Definitions = append(c.Definitions, definition("superserve/next")) })
 		synctest.Wait()
 		id := w.row(t).ID
+		next, err := w.TemplateByName(t.Context(), "", "superserve/next")
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got := m.ProgressOf(next.ID); got != "waiting for superserve/base: installing packages, 3 of 310" {
+			t.Errorf("progress of what comes after it %q", got)
+		}
 		if got := m.ProgressOf(id); got != "installing packages, 3 of 310" || m.ProgressOf(sandbox.NewID()) != "" {
 			t.Errorf("progress %q, of another %q", got, m.ProgressOf(sandbox.NewID()))
 		}
