@@ -2,6 +2,7 @@ package node
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net/http"
 	"net/http/httptest"
@@ -45,7 +46,7 @@ func TestReadyCommandIsPolled(t *testing.T) {
 func TestReadyCommandHasALimit(t *testing.T) {
 	w := polling(agentWith(t, func(run int64) int { return 7 }), 50*time.Millisecond)
 	err := w.awaitReady(t.Context())
-	e, ok := err.(*template.BuildError)
+	e, ok := errors.AsType[*template.BuildError](err)
 	if !ok || e.Code != template.ReadyCmdFailed {
 		t.Fatalf("got %v", err)
 	}

@@ -4,7 +4,6 @@ import (
 	"archive/tar"
 	"bytes"
 	"encoding/base64"
-	"errors"
 	"fmt"
 	"maps"
 	"regexp"
@@ -170,8 +169,11 @@ func packed(files map[string]any) ([]byte, error) {
 			return nil, fmt.Errorf("$tar: %s is a %T", name, v)
 		}
 		err := out.WriteHeader(&tar.Header{Name: name, Mode: 0o644, Size: int64(len(content))})
-		if _, more := out.Write(content); errors.Join(err, more) != nil {
-			return nil, fmt.Errorf("$tar: %s: %w", name, errors.Join(err, more))
+		if err == nil {
+			_, err = out.Write(content)
+		}
+		if err != nil {
+			return nil, fmt.Errorf("$tar: %s: %w", name, err)
 		}
 	}
 	err := out.Close()
