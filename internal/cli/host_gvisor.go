@@ -99,7 +99,8 @@ func openGVisorHost(ctx context.Context, hc HostConfig) (_ Host, err error) {
 	}
 	h.images, err = image.Open(paths.images, image.Options{
 		Mirror: hc.Config.DebianMirror, ExtraCAFiles: hc.Config.ExtraCAFiles, RegistryConfig: hc.Config.RegistryConfig,
-		Logger: hc.Logger,
+		PrivateRegistries: append([]string{}, hc.Config.PrivateRegistries...),
+		Logger:            hc.Logger,
 	})
 	if err != nil {
 		return nil, fmt.Errorf("opening the images: %w", err)

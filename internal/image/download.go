@@ -193,5 +193,5 @@ func passing(err error) bool {
 	if answer, ok := errors.AsType[*transport.Error](err); ok {
 		return answer.StatusCode >= http.StatusInternalServerError || answer.StatusCode == http.StatusTooManyRequests
 	}
-	return !errors.Is(err, errForbidden)
+	return !errors.Is(err, errForbidden) && !errors.Is(err, errPrivate)
 }

@@ -342,6 +342,16 @@ func TestPullLimits(t *testing.T) {
 	wantCode(t, err, CodeTooLarge, "256 variables")
 }
 
+func TestPullFromWhereTheOperatorDoesNotAllow(t *testing.T) {
+	noKeychain(t)
+	reg := registrytest.New(t, func(http.Handler) http.Handler {
+		return http.HandlerFunc(func(http.ResponseWriter, *http.Request) { t.Error("the registry was asked") })
+	})
+	s := openStore(t, t.TempDir(), Options{PrivateRegistries: []string{"registry.corp.example"}})
+	_, err := s.Pull(t.Context(), reg.Host+"/app:1", PullOptions{})
+	wantCode(t, err, CodePullFailed, "private-registries")
+}
+
 func TestPullUnsafeImage(t *testing.T) {
 	noKeychain(t)
 	reg := registrytest.New(t, nil)

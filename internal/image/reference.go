@@ -5,6 +5,7 @@ import (
 	"net/netip"
 	"regexp"
 	"runtime"
+	"slices"
 	"strings"
 
 	"github.com/google/go-containerregistry/pkg/name"
@@ -51,6 +52,19 @@ func parseReference(reference string) (name.Reference, error) {
 // validRepository checks a repository's name (OCI distribution specification): the library takes more.
 func validRepository(repo string) bool {
 	return regexp.MustCompile(`^[a-z0-9]+((\.|_|__|-+)[a-z0-9]+)*(/[a-z0-9]+((\.|_|__|-+)[a-z0-9]+)*)*$`).MatchString(repo)
+}
+
+// Loopback stands for every name of this machine itself in Options.PrivateRegistries.
+const Loopback = "loopback"
+
+// mayBePrivate says whether a registry, "host" or "host:port", may be on this machine or a private network.
+func mayBePrivate(registry string, allowed []string) bool {
+	if allowed == nil {
+		allowed = []string{Loopback}
+	}
+	return slices.ContainsFunc(allowed, func(a string) bool {
+		return a == "*" || a == Loopback && isLoopback(registry) || strings.EqualFold(a, registry) || strings.EqualFold(a, hostname(registry))
+	})
 }
 
 // isLoopback says whether a host, with or without a port, is this machine itself.

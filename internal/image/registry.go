@@ -41,7 +41,7 @@ func (s *Store) registry(ctx context.Context, ref name.Reference, given *Credent
 	if err != nil {
 		return nil, err
 	}
-	guarded, base := newTransport(repo.RegistryStr(), s.cas)
+	guarded, base := newTransport(repo.RegistryStr(), mayBePrivate(repo.RegistryStr(), s.opts.PrivateRegistries), s.cas)
 	rt, err := transport.NewWithContext(ctx, repo.Registry, auth, transport.NewRetry(guarded), []string{repo.Scope(transport.PullScope)})
 	if err != nil {
 		base.CloseIdleConnections()
@@ -214,6 +214,8 @@ func reason(err error) string {
 		return "it took too long"
 	case errors.Is(err, errForbidden):
 		return errForbidden.Error()
+	case errors.Is(err, errPrivate):
+		return errPrivate.Error()
 	case errors.Is(err, errStalled):
 		return errStalled.Error()
 	case errors.Is(err, errMismatch):

@@ -38,6 +38,9 @@ type Options struct {
 	// RegistryConfig is a file in the form of docker's config.json with credentials for registries; empty means none. It
 	// is read at each pull.
 	RegistryConfig string
+	// PrivateRegistries may be on this machine or a private network: hosts, with or without a port, Loopback, or "*" for
+	// all. nil means Loopback.
+	PrivateRegistries []string
 	// Limits bound what an image may take.
 	Limits Limits
 	Logger *slog.Logger // default: slog.Default()

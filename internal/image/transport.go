@@ -25,22 +25,28 @@ const maxAnswer = maxConfig
 type blobKey struct{}
 
 // guard is the transport for one registry. References are written by tenants, and so are, in the end, redirects and
-// the addresses of token servers. So it speaks plain HTTP only with loopback addresses, and those, and link-local ones
-// such as a cloud's metadata service, it lets only a registry name that is on the loopback interface itself. Other hosts
-// on private networks it lets only a registry name that is on one itself.
+// the addresses of token servers. So it speaks plain HTTP only with loopback addresses, and those it lets only a registry
+// name that is on the loopback interface itself; link-local ones, such as a cloud's metadata service, none. Other hosts on
+// private networks it lets only a registry name that is on one itself. Both kinds of registry the operator has to allow.
 type guard struct {
 	inner   http.RoundTripper
 	host    string      // the registry's, without its port
-	local   bool        // the registry is on a loopback address
-	private atomic.Bool // the registry turned out to be on a private network
+	allowed bool        // it may be on this host or a private network
+	local   bool        // it is on a loopback address, and may be
+	private atomic.Bool // it turned out to be on a private network
 }
 
-// errForbidden answers for requests that a registry must not cause.
-var errForbidden = errors.New("the registry led to an address it must not use")
+var (
+	// errForbidden answers for requests that a registry must not cause.
+	errForbidden = errors.New("the registry led to an address it must not use")
+	// errPrivate refuses a registry that the operator has not allowed.
+	errPrivate = errors.New("the registry is on the server's host or a private network, and the server's setting private-registries does not name it")
+)
 
-// newTransport makes the transport for pulls from a registry. cas are trusted besides the system's.
-func newTransport(registry string, cas []certificate) (*guard, *http.Transport) {
-	g := &guard{host: hostname(registry), local: isLoopback(registry)}
+// newTransport makes the transport for pulls from a registry; allowed says whether it may be on this host or a private
+// network. cas are trusted besides the system's.
+func newTransport(registry string, allowed bool, cas []certificate) (*guard, *http.Transport) {
+	g := &guard{host: hostname(registry), allowed: allowed, local: allowed && isLoopback(registry)}
 	var proxies sync.Map // host:port of the operator's proxies, which may be anywhere
 	dialer := &net.Dialer{Timeout: 30 * time.Second, KeepAlive: 30 * time.Second}
 	t := &http.Transport{
@@ -120,6 +126,8 @@ func (g *guard) checkAddress(address string, named bool) error {
 	case ip.IsLoopback(), ip.IsUnspecified(), ip.IsLinkLocalUnicast(), ip.IsMulticast():
 		return fmt.Errorf("%w: %s", errForbidden, ip)
 	case !isPrivate(ip):
+	case named && !g.allowed:
+		return fmt.Errorf("%w: %s", errPrivate, ip)
 	case named, g.local:
 		g.private.Store(true)
 	case !g.private.Load():
@@ -136,6 +144,9 @@ func isPrivate(ip netip.Addr) bool {
 // RoundTrip does one request of what may be a chain of redirects.
 func (g *guard) RoundTrip(r *http.Request) (*http.Response, error) {
 	local := isLoopback(r.URL.Hostname())
+	if local && !g.allowed && strings.EqualFold(r.URL.Hostname(), g.host) {
+		return nil, errPrivate
+	}
 	if r.URL.Scheme != "https" && (r.URL.Scheme != "http" || !local) || local && !g.local {
 		return nil, fmt.Errorf("%w: %s://%s", errForbidden, r.URL.Scheme, r.URL.Host)
 	}

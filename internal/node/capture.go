@@ -21,6 +21,8 @@ const (
 	readyInterval = 2 * time.Second
 	readyLimit    = 10 * time.Minute
 	readyTimeout  = 30 * time.Second
+	// readyGrace is how much longer than a run may take its outcome is waited for: root inside can stop the agent.
+	readyGrace = 10 * time.Second
 )
 
 // Capture implements template.Host.
@@ -170,10 +172,14 @@ func (w *warmUp) awaitReady(ctx context.Context) error {
 func (w *warmUp) ready(ctx context.Context) (ready bool, why string, err error) {
 	seconds := readyTimeout.Seconds()
 	var tail template.Tail
-	code, err := w.agent.Run(ctx, guestapi.ExecRequest{Command: w.spec.ReadyCmd, TimeoutS: &seconds}, events(w.output(&tail)))
+	run, cancel := context.WithTimeout(ctx, readyTimeout+readyGrace)
+	defer cancel()
+	code, err := w.agent.Run(run, guestapi.ExecRequest{Command: w.spec.ReadyCmd, TimeoutS: &seconds}, events(w.output(&tail)))
 	switch {
 	case ctx.Err() != nil:
 		return false, "", endedEarly(ctx, template.ReadyCmdFailed)
+	case run.Err() != nil:
+		return false, "the agent does not answer", nil
 	case err != nil:
 		return false, "", &template.BuildError{Code: template.ReadyCmdFailed, Detail: detailOf("it could not be run", err), Err: err}
 	}
