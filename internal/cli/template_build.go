@@ -28,7 +28,8 @@ func (a *App) templateBuildCommand() *cobra.Command {
 
 A template.yaml has the fields name, vcpu, memory_mib, disk_mib, from or from_template, steps, start_cmd and ready_cmd of
 the API; a copy step in it needs no context. Of a Dockerfile these instructions are known: FROM, RUN, ENV, WORKDIR, USER,
-COPY, ADD of files, CMD and ENTRYPOINT, which become the start command; any other is refused.
+COPY, ADD of files, CMD and ENTRYPOINT, which become the start command; any other is refused. FROM superserve/NAME begins
+with that system template.
 
 COPY takes its files from DIRECTORY, without those that .dockerignore names. What a step copies is sent only for that step,
 so a build begins after the last step of which nothing has changed.

@@ -10,6 +10,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 
 	"github.com/goccy/go-yaml"
 
@@ -111,12 +112,19 @@ func planFromYAML(data []byte) (*buildPlan, error) {
 	return &p, nil
 }
 
+// systemPrefix begins the names of system templates. In a Dockerfile, which has only FROM, it is not an account at a
+// registry; with docker.io/ before it, it is.
+const systemPrefix = "superserve/"
+
 func planFromDockerfile(text string) (*buildPlan, error) {
 	f, err := dockerfile.Parse(text)
 	if err != nil {
 		return nil, err
 	}
 	p := &buildPlan{From: f.From, StartCmd: f.StartCmd, added: map[int]bool{}}
+	if strings.HasPrefix(f.From, systemPrefix) {
+		p.From, p.FromTemplate = "", f.From
+	}
 	for i, s := range f.Steps {
 		step := client.BuildStep{Run: s.Run, Workdir: s.Workdir}
 		if s.User != "" {
