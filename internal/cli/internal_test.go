@@ -5,13 +5,16 @@ import (
 	"errors"
 	"io"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
 
 	"github.com/creack/pty"
+	"golang.org/x/sys/unix"
 	"golang.org/x/term"
 
 	"github.com/superserve/superserve/internal/config"
@@ -65,6 +68,33 @@ func TestDataDirIsLocked(t *testing.T) {
 	}
 	if release, err = lockDataDir(dir); err != nil {
 		t.Fatalf("lock after release: %v", err)
+	}
+	if err := release(); err != nil {
+		t.Error(err)
+	}
+}
+
+// TestLockThatAKilledServerLeft: it is held for a moment by a program that the server was just starting.
+func TestLockThatAKilledServerLeft(t *testing.T) {
+	dir := t.TempDir()
+	dead := exec.CommandContext(t.Context(), "true")
+	if err := dead.Run(); err != nil {
+		t.Fatal(err)
+	}
+	left, err := os.Create(filepath.Join(dir, pidFileName))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := errors.Join(writeAt(left, strconv.Itoa(dead.Process.Pid)), unix.Flock(int(left.Fd()), unix.LOCK_EX)); err != nil {
+		t.Fatal(err)
+	}
+	time.AfterFunc(50*time.Millisecond, func() { left.Close() })
+	release, err := lockDataDir(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if pid, running, err := runningServer(dir); !running || pid != os.Getpid() || err != nil {
+		t.Errorf("pid %d, running %v, error %v", pid, running, err)
 	}
 	if err := release(); err != nil {
 		t.Error(err)

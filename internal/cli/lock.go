@@ -8,6 +8,7 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -29,7 +30,7 @@ func lockDataDir(dir string) (release func() error, err error) {
 	if err != nil {
 		return nil, fmt.Errorf("opening the data directory's lock: %w", err)
 	}
-	if err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
+	if err := lockOnceDead(f); err != nil {
 		defer f.Close() // nothing was written
 		if errors.Is(err, unix.EWOULDBLOCK) {
 			return nil, fmt.Errorf("%s: %w (process %s); stop it first or choose another --data-dir", dir, errLocked, lockOwner(name))
@@ -41,6 +42,23 @@ func lockDataDir(dir string) (release func() error, err error) {
 	}
 	// The file stays: removing it would let two servers lock two different files of the same name.
 	return func() error { return errors.Join(f.Truncate(0), f.Close()) }, nil
+}
+
+// lockOnceDead takes the lock, at once or not at all while its owner lives. A server that was killed while it started a
+// program leaves the lock to that for as long as the program has not begun, which is waited for.
+func lockOnceDead(f *os.File) error {
+	const most, interval = 5 * time.Second, 10 * time.Millisecond
+	for began := time.Now(); ; time.Sleep(interval) {
+		err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB)
+		if !errors.Is(err, unix.EWOULDBLOCK) || !ownerIsDead(f.Name()) || time.Since(began) > most {
+			return err
+		}
+	}
+}
+
+func ownerIsDead(name string) bool {
+	pid, err := strconv.Atoi(lockOwner(name))
+	return err == nil && pid > 1 && errors.Is(unix.Kill(pid, 0), unix.ESRCH)
 }
 
 func writeAt(f *os.File, text string) error {
