@@ -468,6 +468,15 @@ func TestWarmPoolReplacesWhatEnds(t *testing.T) {
 	}
 }
 
+// TestWarmPoolBesideABrokenCheckpoint: one that can't be restored keeps no other from being warm.
+func TestWarmPoolBesideABrokenCheckpoint(t *testing.T) {
+	h := newHost(t)
+	n := h.node(t, 2)
+	checkpoint := template(t, n)
+	n.KeepWarm([]string{sandbox.NewID(), sandbox.NewID(), checkpoint, sandbox.NewID()})
+	eventually(t, "two are warm", func() bool { return h.warm.Load() == 2 })
+}
+
 func TestManyStartsAtOnce(t *testing.T) {
 	h := newHost(t)
 	n := h.node(t, 2)

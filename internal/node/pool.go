@@ -111,17 +111,19 @@ func (p *pool) size() int {
 	return total
 }
 
-// missing names a checkpoint with fewer warm instances than wanted, "" when there is none.
-func (p *pool) missing() string {
+// missing names the checkpoint with the fewest warm instances, fewer than wanted, besides those that failed; "" when there
+// is none.
+func (p *pool) missing(failed map[string]bool) (checkpointID string) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
+	fewest := p.node.cfg.WarmPool
 	for id := range p.want {
 		p.prune(id)
-		if len(p.ready[id]) < p.node.cfg.WarmPool {
-			return id
+		if n := len(p.ready[id]); n < fewest && !failed[id] {
+			checkpointID, fewest = id, n
 		}
 	}
-	return ""
+	return checkpointID
 }
 
 // prune removes the instances that have ended while they waited. Call with mu held.
@@ -139,16 +141,18 @@ func (p *pool) prune(checkpointID string) {
 	p.node.discard(ended)
 }
 
-// fill brings up one instance after the other, so that it takes little from creates that are going on. After a
-// failure it gives up until the next create: a create that finds nothing warm makes its own and reports what is wrong.
+// fill brings up one instance after the other, so that it takes little from creates that are going on. What failed is
+// left alone until the next create: one that finds nothing warm makes its own and reports what is wrong.
 func (p *pool) fill(ctx context.Context) {
-	for id := p.missing(); id != "" && ctx.Err() == nil; id = p.missing() {
+	failed := map[string]bool{}
+	for id := p.missing(failed); id != "" && ctx.Err() == nil; id = p.missing(failed) {
 		m, err := p.node.restore(ctx, id)
 		if err != nil {
 			if ctx.Err() == nil {
 				p.node.cfg.Logger.Error("filling the warm pool", "checkpoint", id, "error", err)
 			}
-			return
+			failed[id] = true
+			continue
 		}
 		if !p.add(id, m) {
 			p.node.discard([]*machine{m})
