@@ -30,7 +30,7 @@ phase = @printf '\n== %s [%(%H:%M:%S)T]\n' '$(1)' -1
 
 .PHONY: help
 help: ## Show this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 ## ---- run -----------------------------------------------------------------------------------------------------------
 
@@ -109,6 +109,13 @@ bench: ## Measure create, exec, pause and resume on the server that make up star
 .PHONY: bench-egress
 bench-egress: build ## Measure the way out through the proxy against plain NAT, in a network of the test's own
 	@$(GO) test ./test/egress -run '^$$' -bench . -benchtime 1x
+
+.PHONY: bench-templates
+bench-templates: build ## Measure creates from a large template, a rebuild, and a pull against skopeo and umoci
+	@scripts/host-packages run bench
+	@$(GO) test ./test/e2e -run '^$$' -bench CreateFromLargeTemplate -benchtime 40x
+	@$(GO) test ./test/e2e -run '^$$' -bench RebuildLastStep -benchtime 5x
+	@$(GO) test ./internal/image -run '^$$' -bench PullAndFlatten -benchtime 3x
 
 .PHONY: lint
 lint: ## Check formatting and the linter's rules
