@@ -5,7 +5,9 @@ import (
 	"encoding/json"
 	"io"
 	"net/http"
+	"os"
 	"os/exec"
+	"regexp"
 	"strconv"
 	"strings"
 	"testing"
@@ -102,6 +104,15 @@ func TestMetrics(t *testing.T) {
 	} {
 		if !strings.Contains(string(raw), "\n"+want) {
 			t.Errorf("no %s in the metrics", want)
+		}
+	}
+	docs, err := os.ReadFile("../../docs/operations.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, m := range regexp.MustCompile(`(?m)^# TYPE (superserve_\S+)`).FindAllStringSubmatch(string(raw), -1) {
+		if !strings.Contains(string(docs), "`"+m[1]) {
+			t.Errorf("docs/operations.md does not tell of %s", m[1])
 		}
 	}
 }
