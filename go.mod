@@ -36,6 +36,8 @@ require (
 	modernc.org/sqlite v1.50.0
 )
 
+require gotest.tools/v3 v3.5.2 // indirect
+
 require (
 	github.com/apapsch/go-jsonmerge/v2 v2.0.0 // indirect
 	github.com/beorn7/perks v1.0.1 // indirect
