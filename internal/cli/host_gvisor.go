@@ -5,8 +5,10 @@ import (
 	"crypto/sha256"
 	"errors"
 	"fmt"
+	"io/fs"
 	"log/slog"
 	"net/netip"
+	"os"
 	"path/filepath"
 
 	"github.com/superserve/superserve/internal/config"
@@ -97,6 +99,10 @@ func openGVisorHost(ctx context.Context, hc HostConfig) (_ Host, err error) {
 	if h.versions, err = gvisor.NewVersions(paths.runtimes, paths.gvisor(hc.Config, hc.Logger)); err != nil {
 		return nil, err
 	}
+	// What is mounted in there has the files of all teams' templates, readable by whom the templates say.
+	if err := makePrivate(paths.images); err != nil {
+		return nil, fmt.Errorf("closing the images to other users: %w", err)
+	}
 	h.images, err = image.Open(paths.images, image.Options{
 		Mirror: hc.Config.DebianMirror, ExtraCAFiles: hc.Config.ExtraCAFiles, RegistryConfig: hc.Config.RegistryConfig,
 		PrivateRegistries: append([]string{}, hc.Config.PrivateRegistries...),
@@ -167,6 +173,27 @@ func removeHostState(ctx context.Context, cfg *config.Config) error {
 	return errors.Join(
 		gvisor.Cleanup(ctx, "superserve-"+paths.name),
 		network.Cleanup(ctx, paths.name),
-		image.UnmountBelow(paths.images), image.UnmountBelow(paths.shared),
+		unmountBelow(paths.images), unmountBelow(paths.shared),
 	)
+}
+
+// unmountBelow is image.UnmountBelow for a path that may lead over links, which the mount table does not have.
+func unmountBelow(dir string) error {
+	mounted, err := filepath.EvalSymlinks(dir)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	return image.UnmountBelow(mounted)
+}
+
+// makePrivate makes a directory that only its owner may enter, or closes one to all others: the data directory, which is
+// so too when the server made it, may have been there before.
+func makePrivate(dir string) error {
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return err
+	}
+	return os.Chmod(dir, 0o700)
 }

@@ -101,6 +101,26 @@ func TestLockThatAKilledServerLeft(t *testing.T) {
 	}
 }
 
+// TestLockBesideALook: up and down look for a server by taking the lock for a moment, in which one may be starting.
+func TestLockBesideALook(t *testing.T) {
+	dir := t.TempDir()
+	look, err := os.Create(filepath.Join(dir, pidFileName))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := unix.Flock(int(look.Fd()), unix.LOCK_SH); err != nil {
+		t.Fatal(err)
+	}
+	time.AfterFunc(50*time.Millisecond, func() { look.Close() })
+	release, err := lockDataDir(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := release(); err != nil {
+		t.Error(err)
+	}
+}
+
 func openStore(t *testing.T, dir string) *store.Store {
 	t.Helper()
 	st, err := store.Open(t.Context(), "sqlite://"+filepath.Join(dir, "test.db"))

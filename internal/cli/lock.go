@@ -25,6 +25,9 @@ func lockDataDir(dir string) (release func() error, err error) {
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return nil, fmt.Errorf("making the data directory: %w", err)
 	}
+	if err := keepWritersOut(dir); err != nil {
+		return nil, err
+	}
 	name := filepath.Join(dir, pidFileName)
 	f, err := os.OpenFile(name, os.O_RDWR|os.O_CREATE|unix.O_CLOEXEC, 0o600)
 	if err != nil {
@@ -44,21 +47,41 @@ func lockDataDir(dir string) (release func() error, err error) {
 	return func() error { return errors.Join(f.Truncate(0), f.Close()) }, nil
 }
 
+// keepWritersOut closes a data directory in which every user of the machine could put other files in place of the
+// server's, as a volume of a container is at first. A shared one such as /tmp stays as it is and is refused.
+func keepWritersOut(dir string) error {
+	const others = 0o002
+	info, err := os.Stat(dir)
+	if err != nil {
+		return fmt.Errorf("looking at the data directory: %w", err)
+	}
+	switch mode := info.Mode(); {
+	case mode&others == 0:
+		return nil
+	case mode&fs.ModeSticky != 0:
+		return fmt.Errorf("%s is shared by all users of the machine, who could put files in place of the server's; choose a --data-dir of its own", dir)
+	default:
+		return os.Chmod(dir, mode.Perm()&^others)
+	}
+}
+
 // lockOnceDead takes the lock, at once or not at all while its owner lives. A server that was killed while it started a
-// program leaves the lock to that for as long as the program has not begun, which is waited for.
+// program leaves the lock to that for as long as the program has not begun, which is waited for; so is a command that
+// looks for a moment whether there is a server, or a server that is just putting down its process id.
 func lockOnceDead(f *os.File) error {
 	const most, interval = 5 * time.Second, 10 * time.Millisecond
 	for began := time.Now(); ; time.Sleep(interval) {
 		err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB)
-		if !errors.Is(err, unix.EWOULDBLOCK) || !ownerIsDead(f.Name()) || time.Since(began) > most {
+		if !errors.Is(err, unix.EWOULDBLOCK) || !ownerMayGo(f.Name()) || time.Since(began) > most {
 			return err
 		}
 	}
 }
 
-func ownerIsDead(name string) bool {
+// ownerMayGo says whether a lock that is held is not, or not yet, known to be a living server's.
+func ownerMayGo(name string) bool {
 	pid, err := strconv.Atoi(lockOwner(name))
-	return err == nil && pid > 1 && errors.Is(unix.Kill(pid, 0), unix.ESRCH)
+	return err != nil || pid > 1 && errors.Is(unix.Kill(pid, 0), unix.ESRCH)
 }
 
 func writeAt(f *os.File, text string) error {

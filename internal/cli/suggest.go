@@ -24,7 +24,7 @@ const maxAllowOut = 256
 type suggestion struct {
 	allowOut []string
 	// covered and blocked count attempts; blocked ones were left out. unclear ones are in summaries that name neither host
-	// nor address, barred ones went to addresses that no rule opens.
+	// nor address, or only the address of several hosts; barred ones went to addresses that no rule opens.
 	covered, blocked, unclear, barred int64
 	// strangers are names that were connected to and never looked up: by an address from elsewhere, which the name alone
 	// does not open.
@@ -53,7 +53,7 @@ func suggest(rows []client.NetworkLogRow, verdict client.NetworkVerdict) suggest
 			names[name] = true
 			lookedUp[name] = lookedUp[name] || r.Kind == "request"
 			s.covered += count
-		case r.Kind != "request" && addr.IsValid():
+		case r.Kind != "request" && addr.IsValid() && !sumsNames(r, count):
 			addrs[addr] = true
 			s.covered += count
 		default:
@@ -84,6 +84,12 @@ func addrOf(r client.NetworkLogRow) netip.Addr {
 		return netip.Addr{}
 	}
 	return addr
+}
+
+// sumsNames says whether a row without a name may stand for connections that had one, and not the same: to open their
+// address would open it for every name.
+func sumsNames(r client.NetworkLogRow, count int64) bool {
+	return count > 1 && (r.Protocol == string(sandbox.ProtocolTLS) || r.Protocol == string(sandbox.ProtocolHTTP))
 }
 
 // isBarred says whether the row was refused for its address, whatever the rules.
@@ -178,7 +184,7 @@ func (a *App) printSuggestion(s suggestion) error {
 	note(s.covered, "covers %d attempts; use with deny_out 0.0.0.0/0, which closes everything else")
 	note(s.blocked, "%d blocked attempts are left out; --verdict blocked suggests for those")
 	note(s.barred, "%d attempts went to addresses that no rule opens")
-	note(s.unclear, "%d attempts are not covered: their rows name neither a domain nor an address")
+	note(s.unclear, "%d attempts are not covered: their rows name neither a domain nor an address, or only the address of several domains")
 	note(int64(s.strangers), "%d of the names were not looked up in what was seen: if the address is fixed in a program, allow the address")
 	if n := len(s.allowOut); n > maxAllowOut {
 		fmt.Fprintf(a.Err, "%d entries are more than the %d that allow_out takes\n", n, maxAllowOut)

@@ -39,6 +39,18 @@ func seen(text string) (rows []client.NetworkLogRow) {
 	return rows
 }
 
+// Under a flood, connections for different names to one address are one row, which has only the address.
+func TestSuggestOpensNoAddressForItsNames(t *testing.T) {
+	rows := seen("a.example.com 198.51.100.7 198.51.100.7")
+	three := int64(3)
+	rows[1].Protocol, rows[1].Count = "tls", &three
+	rows[2].Protocol, rows[2].DstIP, rows[2].Count = "tcp", "198.51.100.9", &three
+	s := suggest(rows, "")
+	if got := strings.Join(s.allowOut, " "); got != "a.example.com 198.51.100.9" || s.unclear != 3 || s.covered != 4 {
+		t.Errorf("%q, %+v", got, s)
+	}
+}
+
 func TestSuggest(t *testing.T) {
 	for _, c := range []struct{ rows, verdict, want string }{
 		{"", "", ""},

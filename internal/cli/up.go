@@ -324,23 +324,3 @@ func (a *App) down(ctx context.Context, cfg *config.Config) error {
 	fmt.Fprintf(a.Err, "stopped the server (process %d); its sandboxes keep running\n", pid)
 	return nil
 }
-
-// clean removes all that a stopped server left. The data directory's lock is held meanwhile, and a directory that no
-// server ever used is refused, so that a slip in --data-dir removes nothing.
-func (a *App) clean(ctx context.Context, cfg *config.Config) error {
-	if _, err := os.Stat(filepath.Join(cfg.DataDir, pidFileName)); err != nil {
-		return fmt.Errorf("%s is not a data directory of a server; nothing was removed", cfg.DataDir)
-	}
-	release, err := lockDataDir(cfg.DataDir)
-	if err != nil {
-		return err
-	}
-	if err := removeHostState(ctx, cfg); err != nil {
-		return errors.Join(fmt.Errorf("removing what the server made: %w", err), release())
-	}
-	if err := os.RemoveAll(cfg.DataDir); err != nil {
-		return errors.Join(fmt.Errorf("removing the data directory: %w", err), release())
-	}
-	fmt.Fprintln(a.Err, "removed sandboxes, namespaces, rules, mounts and "+cfg.DataDir)
-	return release()
-}

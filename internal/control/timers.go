@@ -33,6 +33,9 @@ func (s *Service) fireTimer(ctx context.Context, id string) error {
 			s.log.InfoContext(ctx, "pausing a sandbox whose time is over", "sandbox", id)
 			return s.pauseHeld(ctx, sb)
 		}
+		if at := sb.DueAt(); at == nil || at.After(s.now()) {
+			return nil // it was moved, and comes again when its time has come, not when a retry would
+		}
 		return errNothingDue
 	})
 }

@@ -1,7 +1,9 @@
 package control_test
 
 import (
+	"context"
 	"errors"
+	"sync"
 	"testing"
 	"time"
 
@@ -160,6 +162,37 @@ func TestBackOffStarvesNobody(t *testing.T) {
 	w.clock.Advance(time.Second)
 	await(t, "all tries", func() bool { return w.node.count("Checkpoint", "") >= 150 })
 	id := w.create(s, control.CreateRequest{TimeoutSeconds: new(1)}).ID
+	w.clock.Advance(time.Second)
+	w.awaitState(id, "")
+}
+
+// TestTimerThatWasMovedWhileItFired is on time afterwards: it is no failure that is tried ever more rarely.
+func TestTimerThatWasMovedWhileItFired(t *testing.T) {
+	w := newWorld(t)
+	s, f := w.startFaulty()
+	id := w.create(s, control.CreateRequest{TimeoutSeconds: new(100)}).ID
+	g, first := newGate(), sync.Once{}
+	f.fail(func(call string) error {
+		if call == "UpdateSandbox active" {
+			first.Do(func() { _ = g.hold(context.Background()) })
+		}
+		return nil
+	}, nil)
+	moved := async(func() error {
+		return s.PatchSandbox(context.Background(), w.team, id, control.PatchRequest{TimeoutSeconds: new(new(100 + 150))})
+	})
+	until(t, g.reached)
+	f.fail(nil, nil)
+	w.clock.Advance(100 * time.Second)
+	w.settled(s) // the timer has fired, and waits for the patch
+	close(g.open)
+	if err := result(t, moved); err != nil {
+		t.Fatal(err)
+	}
+	for range 148 {
+		w.settled(s)
+	}
+	w.wantState(id, sandbox.StateActive)
 	w.clock.Advance(time.Second)
 	w.awaitState(id, "")
 }

@@ -400,3 +400,13 @@ func TestConcurrentCalls(t *testing.T) {
 }
 
 var _ edge.Agents = (*control.Service)(nil)
+
+// TestLongNonsense: what an agent answers instead of HTTP is not repeated in the log at length, however often it is asked.
+func TestLongNonsense(t *testing.T) {
+	nonsense := strings.Repeat("\x01", 60<<10)
+	r := newRig(t, rawAgent(t, func(c net.Conn, _ *http.Request) { _, _ = io.WriteString(c, nonsense+"\r\n\r\n") }))
+	r.wantError(r.do(r.request("POST", "/exec", nil)), sandbox.CodeUnavailable)
+	if err := <-r.errs; len(err.Error()) > 4<<10 {
+		t.Errorf("the error has %d bytes", len(err.Error()))
+	}
+}

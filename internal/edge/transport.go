@@ -105,7 +105,7 @@ func (t *transport) attempt(x *exchange, req *http.Request, endpoint control.End
 		rt = t.answering
 	}
 	res, err = rt.RoundTrip(out)
-	if err != nil {
+	if err = guestapi.BoundError(err); err != nil {
 		if cause := context.Cause(ctx); cause != nil && !errors.Is(err, cause) && x.ctx.Err() == nil {
 			err = fmt.Errorf("%w: %w", cause, err) // the sandbox stopped, or its agent is silent
 		}

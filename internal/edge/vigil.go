@@ -3,7 +3,6 @@ package edge
 import (
 	"context"
 	"maps"
-	"net/netip"
 	"slices"
 	"sync"
 	"time"
@@ -25,8 +24,9 @@ const (
 type vigil struct {
 	patience time.Duration
 
-	mu      sync.Mutex
-	watches map[netip.AddrPort]*watch
+	mu sync.Mutex
+	// watches are by all of the endpoint: an address with another secret is another agent's by now.
+	watches map[control.Endpoint]*watch
 }
 
 // watch is of one agent.
@@ -39,25 +39,25 @@ func newVigil(patience time.Duration) *vigil {
 	if patience == 0 {
 		patience = defaultPatience
 	}
-	return &vigil{patience: patience, watches: map[netip.AddrPort]*watch{}}
+	return &vigil{patience: patience, watches: map[control.Endpoint]*watch{}}
 }
 
 // keep watches an agent until ctx, that of a call, ends. It is canceled when the agent is silent for too long.
 func (v *vigil) keep(ctx context.Context, endpoint control.Endpoint, cancel context.CancelCauseFunc) {
 	v.mu.Lock()
 	defer v.mu.Unlock()
-	w := v.watches[endpoint.Addr]
+	w := v.watches[endpoint]
 	if w == nil {
 		asking, stop := context.WithCancel(context.Background())
 		w = &watch{calls: map[*context.CancelCauseFunc]bool{}, stop: stop}
-		v.watches[endpoint.Addr] = w
+		v.watches[endpoint] = w
 		go v.ask(asking, w, guestapi.NewClient(endpoint.Addr, endpoint.Secret))
 	}
 	w.calls[&cancel] = true
-	context.AfterFunc(ctx, func() { v.release(w, &cancel, endpoint.Addr) })
+	context.AfterFunc(ctx, func() { v.release(w, &cancel, endpoint) })
 }
 
-func (v *vigil) release(w *watch, call *context.CancelCauseFunc, addr netip.AddrPort) {
+func (v *vigil) release(w *watch, call *context.CancelCauseFunc, endpoint control.Endpoint) {
 	v.mu.Lock()
 	defer v.mu.Unlock()
 	delete(w.calls, call)
@@ -65,8 +65,8 @@ func (v *vigil) release(w *watch, call *context.CancelCauseFunc, addr netip.Addr
 		return
 	}
 	w.stop()
-	if v.watches[addr] == w {
-		delete(v.watches, addr)
+	if v.watches[endpoint] == w {
+		delete(v.watches, endpoint)
 	}
 }
 

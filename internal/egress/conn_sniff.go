@@ -15,9 +15,11 @@ const (
 	headTimeout = 10 * time.Second
 	// maxGlance is how much is read of a beginning that only the log needs.
 	maxGlance = 16 << 10
-	// Bytes that wait for a name to be complete, of one slot and in all.
+	// Bytes that wait for a name to be complete, of one slot and in all; and those that a slot may always have, however
+	// many those of others are.
 	maxSniffingPerSlot = 8 << 20
 	maxSniffing        = 64 << 20
+	sniffingAlways     = 2 * maxHead
 )
 
 const (
@@ -155,7 +157,7 @@ func (g *glance) take(n int) bool {
 	size := int64(n)
 	g.taken += size
 	ofSlot, inAll := g.guest.sniffing.Add(size), g.proxy.sniffing.Add(size)
-	return ofSlot <= maxSniffingPerSlot && inAll <= maxSniffing
+	return ofSlot <= maxSniffingPerSlot && (inAll <= maxSniffing || ofSlot <= sniffingAlways)
 }
 
 func (g *glance) giveBack() {

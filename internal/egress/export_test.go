@@ -1,6 +1,7 @@
 package egress
 
 import (
+	"net"
 	"net/netip"
 
 	"github.com/miekg/dns"
@@ -36,6 +37,7 @@ const (
 	MaxNamesOfAddr = maxNamesOfAddr
 	MaxTallies     = maxTallies
 	SpliceAfter    = spliceAfter
+	MaxGiven       = maxGiven
 )
 
 // ReverseAddr shows what a name below in-addr.arpa stands for.
@@ -50,6 +52,17 @@ func (e *Engine) Filter(records []dns.RR) []dns.RR { return e.filter(records).re
 // Answer is what a query of a guest gets.
 func (e *Engine) Answer(guest netip.Addr, req *dns.Msg) *dns.Msg {
 	return e.resolver.limited(e.guest(guest), req).reply
+}
+
+// SlotListener accepts connections for the resolver.
+func (e *Engine) SlotListener(l net.Listener) net.Listener {
+	return &slotListener{Listener: l, engine: e}
+}
+
+// FillShared makes everything look full that all slots share.
+func (e *Engine) FillShared() {
+	e.resolver.queries.Add(queriesInAll)
+	e.proxy.sniffing.Add(maxSniffing)
 }
 
 // Splicing is how many directions of connections the kernel copies.

@@ -9,6 +9,8 @@ import (
 	"sync/atomic"
 	"time"
 
+	"golang.org/x/time/rate"
+
 	"github.com/superserve/superserve/internal/sandbox"
 )
 
@@ -20,10 +22,11 @@ type guest struct {
 	// up paces what its TCP connections send, down what they receive; nil: no limit.
 	up, down *pacer
 
-	queries  atomic.Int64 // being answered
-	dnsConns atomic.Int64 // open TCP connections to the resolver
-	conns    atomic.Int64 // open proxied connections
-	sniffing atomic.Int64 // bytes that wait for a name to be complete
+	queries  atomic.Int64  // being answered
+	dnsConns atomic.Int64  // open TCP connections to the resolver
+	dnsReads *rate.Limiter // from those
+	conns    atomic.Int64  // open proxied connections
+	sniffing atomic.Int64  // bytes that wait for a name to be complete
 
 	mu      sync.Mutex
 	settled chan struct{} // closed while the rules are known
@@ -60,7 +63,7 @@ func (r *rules) decide(f sandbox.Flow) sandbox.Decision {
 
 func newGuest(addr netip.Addr, mbits int) *guest {
 	g := &guest{
-		addr: addr, names: newMemory(), settled: make(chan struct{}), open: map[*conn]struct{}{},
+		addr: addr, dnsReads: rate.NewLimiter(readsPerSecond, readsPerSecond), names: newMemory(), settled: make(chan struct{}), open: map[*conn]struct{}{},
 		refused: map[refusal]*tally{}, flows: map[uint32]*trackedFlow{}, up: newPacer(mbits), down: newPacer(mbits),
 	}
 	g.rules.Store(&rules{state: stateUnknown})

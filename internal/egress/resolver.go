@@ -16,7 +16,9 @@ import (
 const (
 	queriesPerSlot = 64   // in flight at once; more get SERVFAIL
 	queriesInAll   = 1024 // of all slots together
+	queriesAlways  = 4    // of one slot, however many those of others are
 	connsPerSlot   = 16   // open TCP connections; more are closed at once
+	readsPerSecond = 1000 // from those of one slot, for 500 queries, which is what the packet filter lets through by UDP
 	queryTimeout   = 6 * time.Second
 	// udpSize is the largest UDP message taken or sent; larger ones would be fragmented on some paths.
 	udpSize = 1232
@@ -120,10 +122,10 @@ func (r *resolver) limited(g *guest, req *dns.Msg) answer {
 		return refuse(req, dns.RcodeServerFailure, sandbox.VerdictFailed, ruleQueries)
 	}
 	defer g.queries.Add(-1)
-	if place(&r.queries, queriesInAll) {
+	defer r.queries.Add(-1)
+	if r.queries.Add(1) > queriesInAll && g.queries.Load() > queriesAlways {
 		return refuse(req, dns.RcodeServerFailure, sandbox.VerdictFailed, ruleQueriesInAll)
 	}
-	defer r.queries.Add(-1)
 	return r.answer(g, req)
 }
 

@@ -30,6 +30,10 @@ type filtered struct {
 // maxTTL is the longest that an answer may be kept: as long as its addresses hold.
 const maxTTL = uint32(maxHold / time.Second)
 
+// maxGiven is how many addresses one answer gives. Each takes the kernel time that all slots share, and clients have
+// enough to choose from.
+const maxGiven = 256
+
 // filter leaves out what a slot must not get: IPv6 addresses, blocked addresses, and hints of either kind.
 func (e *Engine) filter(records []dns.RR) filtered {
 	var f filtered
@@ -53,7 +57,7 @@ func (e *Engine) filter(records []dns.RR) filtered {
 	return f
 }
 
-// take notes addresses that are given together, unless one of them is blocked.
+// take notes addresses that are given together, unless one of them is blocked or they are too many.
 func (f *filtered) take(e *Engine, ttl uint32, ips ...net.IP) bool {
 	var addrs []given
 	for _, ip := range ips {
@@ -66,6 +70,9 @@ func (f *filtered) take(e *Engine, ttl uint32, ips ...net.IP) bool {
 			return false
 		}
 		addrs = append(addrs, given{addr: addr, ttl: ttl})
+	}
+	if len(f.given)+len(addrs) > maxGiven {
+		return false
 	}
 	f.given = append(f.given, addrs...)
 	return true
@@ -101,8 +108,8 @@ func withoutAddresses(records []dns.RR) []dns.RR {
 // blocks says whether an address is blocked whatever the policy.
 func (e *Engine) blocks(a netip.Addr) bool { return sandbox.AlwaysBlocks(a) || e.ofHost(a) }
 
-// reverseAddr reads the IPv4 address, or the part of one, that a name below in-addr.arpa stands for; the rest of a
-// partial one is zero. All of ip6.arpa counts as the IPv6 loopback, which is blocked.
+// reverseAddr reads the IPv4 address, or the part of one, that a name below in-addr.arpa stands for, as far as its labels
+// are numbers; the rest of a partial one is zero. All of ip6.arpa counts as the IPv6 loopback, which is blocked.
 func reverseAddr(name string) (netip.Addr, bool) {
 	name = hostOf(name)
 	if name == "ip6.arpa" || strings.HasSuffix(name, ".ip6.arpa") {
@@ -117,8 +124,11 @@ func reverseAddr(name string) (netip.Addr, bool) {
 	var b [4]byte
 	for i := range min(len(labels), len(b)) {
 		n, err := strconv.ParseUint(labels[i], 10, 8)
-		if err != nil {
+		if err != nil && i == 0 {
 			return netip.Addr{}, false
+		}
+		if err != nil { // a part of a network that has a zone of its own, as in RFC 2317
+			break
 		}
 		b[i] = byte(n)
 	}

@@ -1,10 +1,12 @@
 package egress
 
 import (
+	"context"
 	"errors"
 	"net"
 	"slices"
 	"sync"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -75,26 +77,55 @@ type slotListener struct {
 	engine *Engine
 }
 
-// Accept implements net.Listener.
+// Accept implements net.Listener. Its error is final, so that when the host has run out of something it tries again.
 func (l *slotListener) Accept() (net.Conn, error) {
+	const pause = 20 * time.Millisecond
 	for {
 		conn, err := l.Listener.Accept()
-		if err != nil {
+		switch {
+		case errors.Is(err, net.ErrClosed):
 			return nil, err
+		case err != nil:
+			l.engine.log.Warn("a sandbox's connection to the resolver could not be accepted", "error", err)
+			time.Sleep(pause)
+			continue
 		}
 		g := l.engine.behind(conn.RemoteAddr())
 		if g == nil || place(&g.dnsConns, connsPerSlot) {
 			conn.Close() //nolint:errcheck // nothing was sent
 			continue
 		}
-		return &countedConn{Conn: conn, release: sync.OnceFunc(func() { g.dnsConns.Add(-1) })}, nil
+		return &countedConn{Conn: conn, guest: g, release: sync.OnceFunc(func() { g.dnsConns.Add(-1) })}, nil
 	}
 }
 
-// countedConn gives its place back when it is closed.
+// answerTimeout is how long a client may take to read an answer.
+const answerTimeout = 2 * time.Second
+
+// countedConn gives its place back when it is closed, which it is when its client does not read.
 type countedConn struct {
 	net.Conn
+	guest   *guest
 	release func()
+}
+
+// Read implements net.Conn. A query takes two reads: its length and the rest.
+func (c *countedConn) Read(b []byte) (int, error) {
+	if err := c.guest.dnsReads.Wait(context.Background()); err != nil { // not long: there are few connections
+		return 0, err
+	}
+	return c.Conn.Read(b)
+}
+
+// Write implements net.Conn.
+func (c *countedConn) Write(b []byte) (n int, err error) {
+	if err = c.SetWriteDeadline(time.Now().Add(answerTimeout)); err == nil {
+		n, err = c.Conn.Write(b)
+	}
+	if err != nil {
+		c.Close() //nolint:errcheck // the error that counts is err
+	}
+	return n, err
 }
 
 // Close implements net.Conn.

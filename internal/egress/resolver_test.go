@@ -381,7 +381,7 @@ func TestLookupThenConnect(t *testing.T) {
 func TestReverseAddr(t *testing.T) {
 	for name, want := range map[string]string{
 		"4.3.2.1.in-addr.arpa.": "1.2.3.4", "10.in-addr.arpa.": "10.0.0.0", "168.192.IN-ADDR.ARPA.": "192.168.0.0",
-		"_x.4.3.2.1.in-addr.arpa.": "1.2.3.4", "1.ip6.arpa.": "::1", "ip6.arpa.": "::1",
+		"_x.4.3.2.1.in-addr.arpa.": "1.2.3.4", "5.0/25.1.168.192.in-addr.arpa.": "192.168.1.0", "_dns-sd.10.in-addr.arpa.": "10.0.0.0", "1.ip6.arpa.": "::1", "ip6.arpa.": "::1",
 		"www.example.": "invalid IP", "x.in-addr.arpa.": "invalid IP", "in-addr.arpa.": "invalid IP", "300.in-addr.arpa.": "invalid IP",
 		"4.3.2._x.in-addr.arpa.": "invalid IP",
 	} {

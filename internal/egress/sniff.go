@@ -34,8 +34,10 @@ type sniffer struct {
 	size  int
 	start []byte // while the protocol is open
 	word  wordPart
-	tls   helloReader
-	http  headReader
+	// versioned: its first line, complete or not, has a version of HTTP.
+	versioned bool
+	tls       helloReader
+	http      headReader
 }
 
 func newSniffer() *sniffer {
@@ -111,7 +113,7 @@ func (s *sniffer) bound() {
 // giveUp ends the reading before it is complete.
 func (s *sniffer) giveUp() {
 	switch {
-	case s.stage == stageOpen && !bytes.ContainsAny(s.start, " \t"):
+	case s.stage == stageOpen && s.word == inWord:
 		s.stage = stageDone // a request line has at least two words, so this is none
 	case s.protocol == sandbox.ProtocolTLS:
 		s.fail(problemLongHello)
@@ -137,15 +139,18 @@ func (s *sniffer) protocolOf(seen int) sandbox.Protocol {
 		seen = 0 // nothing was looked at while it could be an old hello
 	}
 	line, _, whole := bytes.Cut(start[seen:], []byte{'\n'})
+	s.versioned = s.versioned || hasVersion(start[max(seen-len(httpVersion), 0):seen+len(line)])
 	switch {
 	case s.binary(line):
 		return sandbox.ProtocolTCP
-	case !whole:
-		return ""
-	case isRequestLine(start[:seen+len(line)]):
+	case whole && isRequestLine(start[:seen+len(line)]):
+		return sandbox.ProtocolHTTP
+	case whole:
+		return sandbox.ProtocolTCP
+	case s.versioned && s.word == behindWord: // for some servers a carriage return alone ends the line
 		return sandbox.ProtocolHTTP
 	}
-	return sandbox.ProtocolTCP
+	return ""
 }
 
 // isOldHello says whether a connection begins with a ClientHello in the form of SSL 2.
@@ -182,9 +187,14 @@ func (s *sniffer) binary(b []byte) bool {
 	return false
 }
 
+const httpVersion = "HTTP/"
+
+// hasVersion says whether a line, or a part of one, has a version of HTTP.
+func hasVersion(line []byte) bool { return bytes.Contains(bytes.ToUpper(line), []byte(httpVersion)) }
+
 // isRequestLine says whether some server might take a line for the first of an HTTP request.
 func isRequestLine(line []byte) bool {
-	if bytes.Contains(bytes.ToUpper(line), []byte("HTTP/")) {
+	if hasVersion(line) {
 		return true
 	}
 	words := bytes.Fields(line)

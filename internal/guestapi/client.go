@@ -83,7 +83,8 @@ func (c *Client) send(transport *http.Transport, r *http.Request) (*http.Respons
 	r = r.Clone(r.Context())
 	r.URL.Scheme, r.URL.Host, r.Host = "http", c.host, c.host
 	r.Header.Set(SecretHeader, c.secret)
-	return transport.RoundTrip(r)
+	answer, err := transport.RoundTrip(r)
+	return answer, BoundError(err)
 }
 
 // Health asks whether the agent serves.
@@ -105,6 +106,7 @@ func (c *Client) Relieve(ctx context.Context, memoryMiB int) (Relief, error) {
 	var r Relief
 	path := RelievePath + "?" + MemoryParam + "=" + strconv.Itoa(memoryMiB)
 	err := c.call(ctx, http.MethodPost, path, nil, &r)
+	r.Command = boundText(r.Command)
 	return r, err
 }
 

@@ -84,7 +84,7 @@ func (c *Client) open(r *http.Request) (*http.Response, error) {
 func statusError(status int, body []byte) *StatusError {
 	var e ErrorBody
 	_ = json.Unmarshal(body, &e) // whatever it is, the status says enough
-	return &StatusError{Status: status, Code: e.Error.Code, Message: e.Error.Message}
+	return &StatusError{Status: status, Code: boundText(e.Error.Code), Message: boundText(e.Error.Message)}
 }
 
 // events posts req and reads the events of the answer until the last.
@@ -111,11 +111,11 @@ func (c *Client) events(ctx context.Context, path string, req ExecRequest, each 
 		}
 		var e ExecEvent
 		if err := json.Unmarshal(data, &e); err != nil {
-			return 0, fmt.Errorf("reading the agent's events: %w", err)
+			return 0, fmt.Errorf("reading the agent's events: %w", BoundError(err))
 		}
 		if e.Finished {
 			if e.ExitCode == nil {
-				return 0, &StatusError{Status: http.StatusOK, Code: e.Code, Message: e.Error}
+				return 0, &StatusError{Status: http.StatusOK, Code: boundText(e.Code), Message: boundText(e.Error)}
 			}
 			return *e.ExitCode, nil
 		}

@@ -68,6 +68,8 @@ type Log struct {
 	now         func() time.Time
 
 	wake chan struct{} // set when there is something to write
+	// trimming is full while rows are removed: the store counts first, and two at a time would remove the same number twice.
+	trimming chan struct{}
 	// running is done when Stop is called, working when it gives up.
 	running, working context.Context
 	stop, giveUp     context.CancelFunc
@@ -103,7 +105,7 @@ func New(cfg Config) (*Log, error) {
 		cfg.Now = time.Now
 	}
 	l := &Log{store: cfg.Store, retention: cfg.Retention, maxRows: cfg.MaxRows, connections: cfg.Connections, log: cfg.Logger,
-		now: cfg.Now, wake: make(chan struct{}, 1), boxes: map[string]*box{}}
+		now: cfg.Now, wake: make(chan struct{}, 1), trimming: make(chan struct{}, 1), boxes: map[string]*box{}}
 	l.working, l.giveUp = context.WithCancel(context.Background())
 	l.running, l.stop = context.WithCancel(l.working)
 	l.loops.Go(l.sweep)

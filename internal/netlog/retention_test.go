@@ -1,7 +1,9 @@
 package netlog_test
 
 import (
+	"context"
 	"path/filepath"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -35,6 +37,41 @@ func TestRetention(t *testing.T) {
 		}
 		if rows, _, _, _ := st.of(boxB); len(rows) != 0 {
 			t.Error("rows of a quiet sandbox are not removed")
+		}
+		stop(t, l)
+	})
+}
+
+// slowTrims takes time to remove rows, and notes whether that was done twice at a time.
+type slowTrims struct {
+	*memoryStore
+	running, twice atomic.Int32
+}
+
+func (s *slowTrims) TrimNetworkLog(ctx context.Context, id string, before time.Time, keep, limit int) (int, error) {
+	if s.running.Add(1) > 1 {
+		s.twice.Add(1)
+	}
+	defer s.running.Add(-1)
+	time.Sleep(time.Second)
+	return s.memoryStore.TrimNetworkLog(ctx, id, before, keep, limit)
+}
+
+// The store counts rows and then removes so many: who does that at the same time removes rows that were to be kept.
+func TestRowsAreRemovedByOneAtATime(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		st := &slowTrims{memoryStore: newMemoryStore()}
+		if err := st.PutNetworkLog(t.Context(), []sandbox.NetworkLogEntry{connection(boxB, 1)}); err != nil {
+			t.Fatal(err)
+		}
+		l := newLog(t, netlog.Config{Store: st, MaxRows: 10}) // looks through all sandboxes at once
+		for i := range 50 {
+			l.Record(connection(boxA, i))
+		}
+		time.Sleep(time.Minute)
+		synctest.Wait()
+		if rows, _, _, _ := st.of(boxA); len(rows) != 10 || st.twice.Load() != 0 {
+			t.Errorf("%d rows are kept, and %d times rows were removed twice at a time", len(rows), st.twice.Load())
 		}
 		stop(t, l)
 	})

@@ -35,7 +35,9 @@ func (l *Log) trim(ctx context.Context, sandboxID string) {
 		before = l.now().Add(-l.retention)
 	}
 	for {
+		l.trimming <- struct{}{}
 		removed, err := l.store.TrimNetworkLog(ctx, sandboxID, before, l.maxRows, trimStep)
+		<-l.trimming
 		if err != nil && ctx.Err() == nil {
 			l.log.Warn("removing old rows of the network log; it will be tried again", "sandbox", sandboxID, "error", err)
 		}

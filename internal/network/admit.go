@@ -88,7 +88,11 @@ func (a *admissions) note(written []sandbox.Admission) {
 func (a *admissions) change(policy sandbox.Policy, held func() []sandbox.Admission, write func([]sandbox.Admission) error) error {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	kept := matching(policy, slices.AppendSeq(held(), maps.Values(a.byAddr)))
+	told := held()
+	kept := matching(policy, slices.AppendSeq(slices.Clone(told), maps.Values(a.byAddr)))
+	if len(kept) > maxAdmitted { // the kernel takes no more, and what the gatekeeper has given up need not stay
+		kept = matching(policy, told)
+	}
 	if err := write(kept); err != nil {
 		return err
 	}
@@ -114,19 +118,23 @@ func (a *admissions) current() (*sandbox.Policy, []sandbox.Admission) {
 // flowMinimum is how long an address at least stays admitted while a flow to it goes on.
 const flowMinimum = time.Minute
 
-// keepAdmitted lets a UDP or ICMP flow go on that was admitted and whose admission is about to end. TCP connections
-// need nothing of the kind: the proxy has them.
-func (m *Manager) keepAdmitted(st *slotState, addr netip.Addr) error {
+// keepAdmitted lets UDP and ICMP flows to these addresses go on that were admitted and whose admissions are about to
+// end, all with one change of the rules. TCP connections need nothing of the kind: the proxy has them.
+func (m *Manager) keepAdmitted(st *slotState, addrs []netip.Addr) error {
 	a := &st.admissions
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	now := time.Now()
-	last, ok := a.byAddr[addr]
-	if a.policy == nil || !ok || last.Until.Before(now) || last.Until.Sub(now) > flowMinimum/2 {
-		return nil
+	var longer []sandbox.Admission
+	for _, addr := range addrs {
+		last, ok := a.byAddr[addr]
+		if a.policy == nil || !ok || last.Until.Before(now) || last.Until.Sub(now) > flowMinimum/2 {
+			continue
+		}
+		last.Until = now.Add(flowMinimum)
+		longer = append(longer, last)
 	}
-	last.Until = now.Add(flowMinimum)
-	return m.admit(st, []sandbox.Admission{last})
+	return m.admit(st, longer)
 }
 
 // permits says whether a policy and its admissions let packets to an address through.

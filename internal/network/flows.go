@@ -88,7 +88,7 @@ func (m *Manager) tellFlows(st *slotState, now map[uint32]sandbox.FlowInfo) erro
 	if !st.named || st.refusals.done {
 		return nil
 	}
-	var errs error
+	var running []netip.Addr
 	for id, f := range now {
 		before, known := st.flows[id]
 		if f.Started.IsZero() {
@@ -102,7 +102,7 @@ func (m *Manager) tellFlows(st *slotState, now map[uint32]sandbox.FlowInfo) erro
 			continue
 		}
 		m.cfg.Gatekeeper.Flow(st.slot.GuestAddr, f)
-		errs = errors.Join(errs, m.keepAdmitted(st, f.Addr))
+		running = append(running, f.Addr)
 	}
 	for id, f := range st.flows {
 		if _, goesOn := now[id]; !goesOn {
@@ -111,7 +111,7 @@ func (m *Manager) tellFlows(st *slotState, now map[uint32]sandbox.FlowInfo) erro
 		}
 	}
 	st.flows = now
-	return errs
+	return m.keepAdmitted(st, running)
 }
 
 // cutFlows ends the flows of a slot that its new policy forbids. Their packets are refused already; this says how much

@@ -20,6 +20,9 @@ const (
 	maxAdmitted = 8192
 	// elementsPerMessage keeps a message of elements with comments below the 64 KiB that an attribute holds.
 	elementsPerMessage = 128
+	// maxComment is the longest comment of an element that the kernel keeps. The few names that are longer are not known
+	// to a later process, and have to be looked up again.
+	maxComment = 251
 )
 
 // names is the set of the addresses a slot was told for names it may reach. It is what a later process knows of them: an
@@ -40,7 +43,11 @@ func admissionElements(admissions []sandbox.Admission, now time.Time) []nftables
 	}
 	elements := make([]nftables.SetElement, 0, len(longest))
 	for addr, a := range longest {
-		elements = append(elements, nftables.SetElement{Key: addr.AsSlice(), Timeout: a.Until.Sub(now), Comment: a.Name})
+		e := nftables.SetElement{Key: addr.AsSlice(), Timeout: a.Until.Sub(now)}
+		if len(a.Name) <= maxComment {
+			e.Comment = a.Name
+		}
+		elements = append(elements, e)
 	}
 	return elements
 }
@@ -92,7 +99,7 @@ func (r *ruleset) admitted(s Slot) ([]sandbox.Admission, error) {
 	now := time.Now()
 	var all []sandbox.Admission
 	for _, e := range elements {
-		if addr, ok := netip.AddrFromSlice(e.Key); ok && e.Expires > 0 {
+		if addr, ok := netip.AddrFromSlice(e.Key); ok && e.Expires > 0 && e.Comment != "" {
 			all = append(all, sandbox.Admission{Name: e.Comment, Addr: addr, Until: now.Add(e.Expires)})
 		}
 	}

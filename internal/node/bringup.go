@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"sync"
 	"time"
 
 	"github.com/superserve/superserve/internal/runtime"
@@ -17,6 +18,9 @@ const (
 	// restoreTries: gVisor restores fail now and then for no lasting reason (gvisor#11842: about one in a thousand);
 	// the snapshot is untouched, so another try costs nothing but time.
 	restoreTries = 3
+	// startShare is how long a start may keep others waiting for its agent. Root inside can have stopped it before the
+	// snapshot was taken, and a few of those would keep everybody from starting anything.
+	startShare = 2 * time.Second
 	// agentTimeout is how long the agent may take to answer once the instance runs. A restored one answers at once; the
 	// rest is for a loaded host.
 	agentTimeout = 30 * time.Second
@@ -59,10 +63,11 @@ func (n *Node) bringUp(ctx context.Context, driver runtime.Driver, manifest snap
 	start func(runtime.Spec) (runtime.Instance, error)) (_ *machine, err error) {
 	select {
 	case n.starts <- struct{}{}:
-		defer func() { <-n.starts }()
 	case <-ctx.Done():
 		return nil, ctx.Err()
 	}
+	next := sync.OnceFunc(func() { <-n.starts })
+	defer next()
 	rootDir, err := n.cfg.Images.Mount(ctx, manifest.ImageID)
 	if err != nil {
 		return nil, fmt.Errorf("mounting the root image: %w", err)
@@ -93,6 +98,7 @@ func (n *Node) bringUp(ctx context.Context, driver runtime.Driver, manifest snap
 	if err != nil {
 		return nil, err
 	}
+	defer time.AfterFunc(startShare, next).Stop()
 	if err := n.awaitAgent(ctx, m); err != nil {
 		return nil, err
 	}

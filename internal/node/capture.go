@@ -60,8 +60,8 @@ func (n *Node) warmUp(ctx context.Context, m *machine, spec template.CaptureSpec
 	if err != nil {
 		return &template.BuildError{Code: template.BootFailed, Detail: "the image could not be set up", Err: err}
 	}
-	m.record.Secret = secret
-	if err := errors.Join(m.save(), n.cfg.Slots.Apply(ctx, m.record.Slot, m.record.InstanceID, policy)); err != nil {
+	m.identify("", secret)
+	if err := errors.Join(m.save(), n.applyPolicy(ctx, m, m.record.InstanceID, policy)); err != nil {
 		return fmt.Errorf("opening the network of a template that is being captured: %w", err)
 	}
 	ctx, cancel := context.WithCancel(ctx)

@@ -8,6 +8,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/superserve/superserve/internal/network"
 	"github.com/superserve/superserve/internal/runtime"
 	"github.com/superserve/superserve/internal/sandbox"
 	"github.com/superserve/superserve/internal/snapshot"
@@ -68,7 +69,7 @@ func (n *Node) checkpoint(ctx context.Context, m *machine, snapshotID string) (i
 	if err := m.instance.Freeze(ctx); err != nil {
 		return 0, fmt.Errorf("freezing: %w", err)
 	}
-	if err := n.cfg.Slots.Close(ctx, m.record.Slot); err != nil {
+	if err := m.withSlot(func(slot network.Slot) error { return n.cfg.Slots.Close(ctx, slot) }); err != nil {
 		return 0, fmt.Errorf("closing the network: %w", err)
 	}
 	if err := m.instance.Checkpoint(ctx, staging.Dir()); err != nil {
@@ -99,8 +100,8 @@ func (n *Node) Thaw(ctx context.Context, sandboxID string) error {
 // After a restart the rules are not known here, and the network stays closed until ApplyNetwork.
 func (n *Node) thaw(ctx context.Context, m *machine) error {
 	if policy := m.lastPolicy(); policy != nil {
-		if err := n.cfg.Slots.Apply(ctx, m.record.Slot, m.record.SandboxID, *policy); err != nil {
-			return fmt.Errorf("thawing: applying the network rules: %w", err)
+		if err := n.applyPolicy(ctx, m, m.record.SandboxID, *policy); err != nil {
+			return fmt.Errorf("thawing: %w", err)
 		}
 	}
 	if err := m.instance.Thaw(ctx); err != nil {

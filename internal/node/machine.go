@@ -35,7 +35,10 @@ type machine struct {
 	dir      string
 	instance runtime.Instance
 
-	op sync.Mutex // one checkpoint, thaw or destroy at a time
+	op sync.Mutex // one checkpoint or thaw at a time
+
+	slotMu   sync.Mutex // held while the slot is worked on
+	released bool       // the slot is given back, and may be another machine's by now
 
 	mu     sync.Mutex // guards the rest
 	record record
@@ -60,7 +63,23 @@ func (m *machine) agentAddr() netip.AddrPort {
 }
 
 func (m *machine) agent() *guestapi.Client {
+	m.mu.Lock()
+	defer m.mu.Unlock()
 	return guestapi.NewClient(m.agentAddr(), m.record.Secret)
+}
+
+// identify notes what the machine is from now on; the memory watch may be talking to its agent.
+func (m *machine) identify(sandboxID, secret string) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.record.SandboxID, m.record.Secret = sandboxID, secret
+}
+
+// sandboxID is "" while the machine is nobody's.
+func (m *machine) sandboxID() string {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.record.SandboxID
 }
 
 func (m *machine) save() error {
@@ -93,6 +112,17 @@ func loadRecord(dir string) (rec record, err error) {
 	return rec, nil
 }
 
+// withSlot works on the network slot while the machine has it: once it is given back, another sandbox may have the same
+// one, and nothing must be done to that.
+func (m *machine) withSlot(do func(network.Slot) error) error {
+	m.slotMu.Lock()
+	defer m.slotMu.Unlock()
+	if m.released {
+		return runtime.ErrGone
+	}
+	return do(m.record.Slot)
+}
+
 func (m *machine) setPolicy(p sandbox.Policy) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -121,23 +151,41 @@ func (m *machine) endAsked() bool {
 func (m *machine) markGone() { m.goneOnce.Do(func() { close(m.gone) }) }
 
 // destroy ends the instance and removes all it had, in the order in which a crash in between can be made good: the
-// directory goes last, since the record in it is what a restart finds the rest by.
+// directory goes last, since the record in it is what a restart finds the rest by. It may be called again, also while
+// an earlier call is at it.
 func (n *Node) destroy(ctx context.Context, m *machine) error {
 	m.askEnd()
-	var errs []error
+	var ending error
 	if m.instance != nil {
 		n.forgetMemory(m)
-		errs = append(errs, m.instance.Destroy(ctx))
+		ending = m.instance.Destroy(ctx)
 	}
 	m.markGone()
-	if m.record.Slot.NetNS != "" {
-		errs = append(errs, n.cfg.Slots.Release(ctx, m.record.Slot))
-	}
-	if err := errors.Join(errs...); err != nil {
+	if err := errors.Join(ending, n.releaseSlot(ctx, m, ending == nil)); err != nil {
 		return fmt.Errorf("destroying instance %s: %w", m.record.InstanceID, err)
 	}
 	if err := os.RemoveAll(m.dir); err != nil {
 		return fmt.Errorf("destroying instance %s: %w", m.record.InstanceID, err)
 	}
 	return nil
+}
+
+// releaseSlot gives the network slot back, once. That of an instance which may still run is only closed: the record goes
+// on naming it, so nobody else may get it.
+func (n *Node) releaseSlot(ctx context.Context, m *machine, ended bool) error {
+	err := m.withSlot(func(slot network.Slot) error {
+		if slot.NetNS == "" {
+			return nil
+		}
+		if !ended {
+			return n.cfg.Slots.Close(ctx, slot)
+		}
+		err := n.cfg.Slots.Release(ctx, slot)
+		m.released = err == nil
+		return err
+	})
+	if errors.Is(err, runtime.ErrGone) {
+		return nil
+	}
+	return err
 }

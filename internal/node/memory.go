@@ -43,7 +43,7 @@ func (n *Node) relieve(ctx context.Context, instanceID string) (freed bool, err 
 	if err != nil {
 		return false, err
 	}
-	n.cfg.Logger.Info("ended the largest process of a sandbox that was out of memory", "sandbox", m.record.SandboxID,
+	n.cfg.Logger.Info("ended the largest process of a sandbox that was out of memory", "sandbox", m.sandboxID(),
 		"pid", relief.PID, "command", relief.Command, "rss_kib", relief.RSSKiB)
 	return relief.PID != 0, nil
 }

@@ -155,7 +155,12 @@ func (n *Node) ApplyNetwork(ctx context.Context, sandboxID string, policy sandbo
 	if err != nil {
 		return err
 	}
-	if err := n.cfg.Slots.Apply(ctx, m.record.Slot, sandboxID, policy); err != nil {
+	return n.applyPolicy(ctx, m, sandboxID, policy)
+}
+
+func (n *Node) applyPolicy(ctx context.Context, m *machine, sandboxID string, policy sandbox.Policy) error {
+	err := m.withSlot(func(slot network.Slot) error { return n.cfg.Slots.Apply(ctx, slot, sandboxID, policy) })
+	if err != nil {
 		return fmt.Errorf("applying the network rules: %w", err)
 	}
 	m.setPolicy(policy)

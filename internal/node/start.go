@@ -48,15 +48,11 @@ func (n *Node) identify(ctx context.Context, m *machine, spec control.StartSpec)
 	}); err != nil {
 		return fmt.Errorf("giving the sandbox its identity: %w", err)
 	}
-	m.record.SandboxID, m.record.Secret = spec.SandboxID, secret
+	m.identify(spec.SandboxID, secret)
 	if err := m.save(); err != nil {
 		return err
 	}
-	if err := n.cfg.Slots.Apply(ctx, m.record.Slot, spec.SandboxID, spec.Policy); err != nil {
-		return fmt.Errorf("applying the network rules: %w", err)
-	}
-	m.setPolicy(spec.Policy)
-	return nil
+	return n.applyPolicy(ctx, m, spec.SandboxID, spec.Policy)
 }
 
 // Destroy implements control.Node. It does not wait for a checkpoint in flight: ending the instance ends that too.
