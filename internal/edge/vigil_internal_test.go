@@ -18,7 +18,7 @@ func TestAddressOfAnotherAgent(t *testing.T) {
 	var ended [3]bool
 	for i, endpoint := range []control.Endpoint{before, after, after} {
 		ctx, cancel := context.WithCancel(t.Context())
-		defer cancel()
+		t.Cleanup(cancel)
 		v.keep(ctx, endpoint, func(error) { ended[i] = true })
 	}
 	v.mu.Lock()
