@@ -47,7 +47,8 @@ func (a *App) doctor(ctx context.Context, cfg *config.Config) error {
 // hostChecks looks at everything that running sandboxes with these settings needs.
 func hostChecks(ctx context.Context, cfg *config.Config) []doctor.Check {
 	return doctor.Run(ctx, doctor.Config{
-		DataDir: cfg.DataDir, Firewall: network.TryRules,
+		DataDir: cfg.DataDir,
+		Probes:  doctor.HostProbes(func() doctor.NetworkFacts { return doctor.NetworkFacts(network.Try()) }),
 		Extra: []func(context.Context) []doctor.Check{
 			func(context.Context) []doctor.Check { return checkPlatform(cfg) },
 			func(ctx context.Context) []doctor.Check { return checkNetwork(ctx, cfg) },

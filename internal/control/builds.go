@@ -162,8 +162,8 @@ func (s *Service) CancelBuild(ctx context.Context, p Principal, nameOrID, buildI
 	return err
 }
 
-// cancelledMessage is the error_message of a build that was cancelled.
-const cancelledMessage = "build_failed: the build was cancelled"
+// CancelledMessage is the error_message of a build that was cancelled.
+const CancelledMessage = "build_failed: the build was cancelled"
 
 // endCancelled makes a build final that the builder did not know.
 func (s *Service) endCancelled(ctx context.Context, id string) error {
@@ -179,7 +179,7 @@ func (s *Service) endCancelled(ctx context.Context, id string) error {
 			return nil
 		}
 		from := b.Status
-		b.Status, b.ErrorMessage, b.FinalizedAt = sandbox.BuildCancelled, cancelledMessage, new(s.now())
+		b.Status, b.ErrorMessage, b.FinalizedAt = sandbox.BuildCancelled, CancelledMessage, new(s.now())
 		err = s.store.UpdateBuild(ctx, b, from)
 		if err == nil || isCode(err, sandbox.CodeNotFound) {
 			return nil

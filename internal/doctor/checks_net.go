@@ -1,24 +1,22 @@
 package doctor
 
 import (
-	"context"
 	"strconv"
 	"strings"
 )
 
-func checkNetwork(ctx context.Context, p *Probes, firewall func() error) []Check {
-	facts := p.Network(ctx)
+func checkNetwork(p *Probes) []Check {
+	facts := p.Network()
 	namespace := verdict("network namespaces", true, facts.Namespace == nil, works(facts.Namespace, "can be made"),
 		"Run as root with CAP_SYS_ADMIN (in a container: privileged) on a kernel with CONFIG_NET_NS.")
 	if facts.Namespace != nil {
 		return []Check{namespace}
 	}
-	rules := firewall()
 	return []Check{
 		namespace,
 		verdict("veth", true, facts.Veth == nil, works(facts.Veth, "can be made"),
 			"Load the module: modprobe veth (a kernel with CONFIG_VETH)."),
-		verdict("nftables", true, rules == nil, works(rules, "all rules that sandboxes need can be made"),
+		verdict("nftables", true, facts.Nftables == nil, works(facts.Nftables, "all rules that sandboxes need can be made"),
 			"Load the modules: modprobe -a "+firewallModules+"."),
 	}
 }

@@ -28,24 +28,19 @@ type Check struct {
 type Config struct {
 	// DataDir is the server's data directory; it need not exist yet.
 	DataDir string
-	// Firewall tries the rules that sandboxes need, in a network namespace of its own.
-	Firewall func() error
 	// Extra are checks that other packages bring, run after the built-in ones.
 	Extra []func(context.Context) []Check
-	// Probes look at the host; nil means HostProbes().
+	// Probes look at the host, as those of HostProbes do.
 	Probes *Probes
 }
 
 // Run makes all checks, the basic ones first.
 func Run(ctx context.Context, cfg Config) []Check {
 	p := cfg.Probes
-	if p == nil {
-		p = HostProbes()
-	}
 	var checks []Check
 	checks = append(checks, checkRoot(p), checkKernel(p), checkArchitecture(p))
 	checks = append(checks, checkCgroups(p)...)
-	checks = append(checks, checkNetwork(ctx, p, cfg.Firewall)...)
+	checks = append(checks, checkNetwork(p)...)
 	checks = append(checks, checkForwarding(p), checkPorts(p), checkTun(p))
 	checks = append(checks, checkTools(p)...)
 	checks = append(checks, checkErofs(ctx, p))

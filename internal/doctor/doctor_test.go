@@ -49,7 +49,7 @@ func healthy(files map[string]string) *Probes {
 
 func TestHealthyHost(t *testing.T) {
 	for what, p := range map[string]*Probes{"cgroup v2": healthy(nil), "cgroup v1": withV1(healthy(nil))} {
-		checks := Run(t.Context(), Config{Probes: p, Firewall: noError})
+		checks := Run(t.Context(), Config{Probes: p})
 		for _, c := range checks {
 			if !c.OK || c.Mend != "" || c.Found == "" {
 				t.Errorf("%s: %+v", what, c)
@@ -104,9 +104,10 @@ func TestEachFault(t *testing.T) {
 				return nil
 			}
 		}, "cgroup cpu", true, "mount -t cgroup -o cpu"},
-		"no netns": {func(p *Probes) { p.Network = network(NetworkFacts{Namespace: unix.EPERM}) }, "network namespaces", true, "CAP_SYS_ADMIN"},
-		"no veth":  {func(p *Probes) { p.Network = network(NetworkFacts{Veth: errBroken}) }, "veth", true, "modprobe veth"},
-		"no proc":  {func(p *Probes) { *p = *healthy(map[string]string{"/proc/sys/net/ipv4/ip_forward": "absent"}) }, "IPv4 forwarding", true, "mount -t proc"},
+		"no netns":    {func(p *Probes) { p.Network = network(NetworkFacts{Namespace: unix.EPERM}) }, "network namespaces", true, "CAP_SYS_ADMIN"},
+		"no veth":     {func(p *Probes) { p.Network = network(NetworkFacts{Veth: errBroken}) }, "veth", true, "modprobe veth"},
+		"no nftables": {func(p *Probes) { p.Network = network(NetworkFacts{Nftables: errBroken}) }, "nftables", true, "nft_connlimit"},
+		"no proc":     {func(p *Probes) { *p = *healthy(map[string]string{"/proc/sys/net/ipv4/ip_forward": "absent"}) }, "IPv4 forwarding", true, "mount -t proc"},
 		"ports for all": {func(p *Probes) {
 			*p = *healthy(map[string]string{"/proc/sys/net/ipv4/ip_unprivileged_port_start": "0\n"})
 		}, "reserved ports", false, "=1024"},
@@ -142,7 +143,7 @@ func TestEachFault(t *testing.T) {
 		p := healthy(nil)
 		c.breakIt(p)
 		var bad []Check
-		checks := Run(t.Context(), Config{Probes: p, Firewall: noError})
+		checks := Run(t.Context(), Config{Probes: p})
 		for _, check := range checks {
 			if !check.OK {
 				bad = append(bad, check)
@@ -157,17 +158,8 @@ func TestEachFault(t *testing.T) {
 	}
 }
 
-func TestFirewallIsEssential(t *testing.T) {
-	err := Err(Run(t.Context(), Config{Probes: healthy(nil), Firewall: func() error { return errBroken }}))
-	if err == nil || !strings.Contains(err.Error(), "nftables: ") || !strings.Contains(err.Error(), "nft_connlimit") {
-		t.Errorf("got %v", err)
-	}
-}
-
-func noError() error { return nil }
-
-func network(f NetworkFacts) func(context.Context) NetworkFacts {
-	return func(context.Context) NetworkFacts { return f }
+func network(f NetworkFacts) func() NetworkFacts {
+	return func() NetworkFacts { return f }
 }
 
 func missing(tool string) func(string) error {
@@ -193,7 +185,7 @@ func TestExtraChecks(t *testing.T) {
 	extra := func(context.Context) []Check {
 		return []Check{{Name: "other firewall", Essential: true, Found: "drops", Mend: "allow it"}}
 	}
-	checks := Run(t.Context(), Config{Probes: healthy(nil), Firewall: noError, Extra: []func(context.Context) []Check{extra}})
+	checks := Run(t.Context(), Config{Probes: healthy(nil), Extra: []func(context.Context) []Check{extra}})
 	if last := checks[len(checks)-1]; last.Name != "other firewall" || Err(checks) == nil {
 		t.Errorf("%+v, %v", last, Err(checks))
 	}
@@ -244,7 +236,7 @@ func TestJSON(t *testing.T) {
 func TestThisHost(t *testing.T) {
 	t.Setenv("TMPDIR", t.TempDir())
 	dir := filepath.Join(t.TempDir(), "not", "there", "yet")
-	checks := Run(t.Context(), Config{DataDir: dir, Firewall: noError})
+	checks := Run(t.Context(), Config{DataDir: dir, Probes: HostProbes(network(NetworkFacts{}))})
 	var table bytes.Buffer
 	if err := Table(&table, checks); err != nil {
 		t.Fatal(err)

@@ -28,8 +28,8 @@ type Probes struct {
 	CgroupV2 func() (bool, error)
 	// ScratchCgroup makes a cgroup in a directory, looks whether it has the file want, and removes it again.
 	ScratchCgroup func(dir, want string) error
-	// Network tries, in a network namespace of its own that is gone afterwards, a veth pair.
-	Network func(ctx context.Context) NetworkFacts
+	// Network tries what sandboxes' networks are made of.
+	Network func() NetworkFacts
 	// MountErofs makes a tiny image with mkfs.erofs, mounts and unmounts it. tool says that mkfs.erofs was the problem.
 	MountErofs func(ctx context.Context) error
 	// Data looks at the directory, or at what exists of the path to it.
@@ -37,7 +37,7 @@ type Probes struct {
 }
 
 // NetworkFacts are errors, nil for what works. When there is no namespace the others were not tried.
-type NetworkFacts struct{ Namespace, Veth error }
+type NetworkFacts struct{ Namespace, Veth, Nftables error }
 
 // DataFacts describe the file system of the data directory.
 type DataFacts struct {
@@ -49,11 +49,11 @@ type DataFacts struct {
 	UnlinkedWrite error // nil: a file can be written after its name is gone
 }
 
-// HostProbes look at the host this process runs on.
-func HostProbes() *Probes {
+// HostProbes look at the host this process runs on; network is how at its network.
+func HostProbes(network func() NetworkFacts) *Probes {
 	return &Probes{
 		UID: os.Geteuid, Uname: uname, ReadFile: os.ReadFile, FindTool: findTool,
-		CgroupV2: cgroupV2, ScratchCgroup: scratchCgroup, Network: probeNetwork, MountErofs: mountErofs, Data: probeData,
+		CgroupV2: cgroupV2, ScratchCgroup: scratchCgroup, Network: network, MountErofs: mountErofs, Data: probeData,
 	}
 }
 

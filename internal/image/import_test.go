@@ -112,14 +112,9 @@ func TestImport(t *testing.T) {
 			if info, err := os.Stat(c.path); err != nil || info.IsDir() {
 				return
 			}
-			f, err := os.Open(c.path)
-			if err != nil {
-				t.Fatal(err)
-			}
-			defer f.Close()
-			again, err := s.ImportArchive(t.Context(), io.MultiReader(f), ImportOptions{Reference: c.reference})
+			again, err := s.ImportLayout(t.Context(), c.path, ImportOptions{Reference: c.reference})
 			if err != nil || again.Image.ID != p.Image.ID {
-				t.Errorf("as a stream: %+v, %v", again, err)
+				t.Errorf("again: %+v, %v", again, err)
 			}
 		})
 	}
@@ -292,12 +287,6 @@ func TestImportRefuses(t *testing.T) {
 			checkNothingLeft(t, s)
 		})
 	}
-	s := openStore(t, t.TempDir(), Options{Limits: Limits{DownloadBytes: 100}})
-	_, err := s.ImportArchive(t.Context(), bytes.NewReader(make([]byte, 200)), ImportOptions{})
-	wantCode(t, err, CodeTooLarge, "more than 100 bytes")
-	_, err = s.ImportArchive(t.Context(), iotestErr{}, ImportOptions{})
-	wantCode(t, err, CodePullFailed, "reading the archive failed")
-	checkNothingLeft(t, s)
 }
 
 // iotestErr is an upload that breaks.

@@ -65,40 +65,6 @@ func (s *Store) ImportLayout(ctx context.Context, name string, opts ImportOption
 	return s.importFrom(ctx, files, opts)
 }
 
-// ImportArchive is ImportLayout for a tar that comes as a stream, such as an upload.
-func (s *Store) ImportArchive(ctx context.Context, r io.Reader, opts ImportOptions) (Pulled, error) {
-	w, err := s.newWork()
-	if err != nil {
-		return Pulled{}, &BuildError{Step: stepUnpack, Err: err}
-	}
-	pulled, err := s.importStream(ctx, w, r, opts)
-	return pulled, errors.Join(err, w.remove())
-}
-
-func (s *Store) importStream(ctx context.Context, w *work, r io.Reader, opts ImportOptions) (Pulled, error) {
-	f, err := os.CreateTemp(w.dir, "archive-")
-	if err != nil {
-		return Pulled{}, &BuildError{Step: stepUnpack, Err: err}
-	}
-	defer f.Close()
-	limit := s.opts.Limits.DownloadBytes
-	n, err := io.Copy(f, io.LimitReader(r, limit+1))
-	if err != nil {
-		return Pulled{}, &Error{Code: CodePullFailed, Detail: "reading the archive failed", Err: err}
-	}
-	if n > limit {
-		return Pulled{}, &Error{Code: CodeTooLarge, Detail: fmt.Sprintf("the archive has more than %d bytes", limit)}
-	}
-	if _, err := f.Seek(0, io.SeekStart); err != nil {
-		return Pulled{}, &BuildError{Step: stepUnpack, Err: err}
-	}
-	files, err := openArchive(f)
-	if err != nil {
-		return Pulled{}, err
-	}
-	return s.importFrom(ctx, files, opts)
-}
-
 // bundle is the files of a layout or an archive.
 type bundle interface {
 	// open answers fs.ErrNotExist for what is not there.

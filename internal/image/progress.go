@@ -1,6 +1,7 @@
 package image
 
 import (
+	"fmt"
 	"strconv"
 	"strings"
 )
@@ -13,6 +14,17 @@ type Progress struct {
 	Done, Total int
 	// Bytes says that Done and Total are bytes.
 	Bytes bool
+}
+
+// String is the progress for people: "downloading packages, 3 of 310".
+func (p Progress) String() string {
+	switch {
+	case p.Total == 0:
+		return p.Step
+	case p.Bytes:
+		return fmt.Sprintf("%s, %d of %d MiB", p.Step, p.Done>>20, p.Total>>20)
+	}
+	return fmt.Sprintf("%s, %d of %d", p.Step, p.Done, p.Total)
 }
 
 // The steps that are ours; the others come from phases.

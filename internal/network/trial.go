@@ -6,22 +6,36 @@ import (
 	"net/netip"
 	"time"
 
+	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 
 	"github.com/superserve/superserve/internal/sandbox"
 )
 
-// TryRules makes all the rules that sandboxes need in a network namespace of its own, which is gone afterwards: each
-// kind of rule is a feature that the kernel may have been built without.
-func TryRules() error {
-	return onDiscardedThread(func() error {
+// Trial is what keeps a host from having sandboxes' networks, nil for what works. Without a namespace nothing else was
+// tried.
+type Trial struct{ Namespace, Veth, Nftables error }
+
+// Try makes what every sandbox's network is made of in a namespace of its own, which is gone afterwards: each kind of
+// rule is a feature that the kernel may have been built without. The host's interfaces and rules are never touched.
+func Try() (t Trial) {
+	t.Namespace = onDiscardedThread(func() error {
 		if err := unix.Unshare(unix.CLONE_NEWNET); err != nil {
-			return fmt.Errorf("making a network namespace: %w", err)
+			return err
 		}
-		return tryRules()
+		t.Veth, t.Nftables = tryVeth(), tryRules()
+		return nil
 	})
+	return t
 }
 
+func tryVeth() error {
+	attrs := netlink.NewLinkAttrs()
+	attrs.Name = "trial0"
+	return netlink.LinkAdd(&netlink.Veth{LinkAttrs: attrs, PeerName: "trial1"})
+}
+
+// tryRules makes all the rules that there can be.
 func tryRules() error {
 	cfg := Config{Instance: "trial", MaxMbits: 1}.withDefaults()
 	packets, err := openPacketLog(cfg.Instance)

@@ -160,10 +160,7 @@ func shortened(name string) string {
 		}
 		return r
 	}, name)
-	if len(name) > maxDomain {
-		return strings.ToValidUTF8(name[:maxDomain], "") + "…"
-	}
-	return name
+	return Shorten(name, maxDomain)
 }
 
 // Admission is an address that a sandbox may reach because it was told it for a name of allow_out.

@@ -179,12 +179,18 @@ func ValidTemplateName(name string) bool {
 	return true
 }
 
+// Shorten cuts a text of more than most bytes, and says so by an ellipsis.
+func Shorten(text string, most int) string {
+	if len(text) <= most {
+		return text
+	}
+	return strings.ToValidUTF8(text[:most], "") + "…"
+}
+
 // quote shows client input in a message, cut to a length that people read.
 func quote(s string) string {
 	const shown = 64
-	if len(s) > shown {
-		s = strings.ToValidUTF8(s[:shown], "") + "…"
-	}
+	s = Shorten(s, shown)
 	return `"` + strings.Map(func(r rune) rune {
 		if unicode.IsControl(r) {
 			return '\uFFFD'

@@ -177,18 +177,11 @@ func (m *Manager) ProgressOf(templateID string) string {
 			continue
 		}
 		if first := m.building; t.progress.Step == notBegun && first != nil {
-			return fmt.Sprintf("waiting for %s: %s", first.def.Name, shown(first.progress))
+			return fmt.Sprintf("waiting for %s: %s", first.def.Name, first.progress)
 		}
-		return shown(t.progress)
+		return t.progress.String()
 	}
 	return ""
-}
-
-func shown(p image.Progress) string {
-	if p.Total > 0 {
-		return fmt.Sprintf("%s, %d of %d", p.Step, p.Done, p.Total)
-	}
-	return p.Step
 }
 
 // Checkpoints lists the snapshots that are the Manager's: in service, under way, or waiting to be removed. They have

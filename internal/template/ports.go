@@ -72,9 +72,6 @@ func (e *BuildError) Unwrap() error { return e.Err }
 
 // message is the error_message of the template or build, at most 1000 bytes.
 func (e *BuildError) message() string {
-	text := string(e.Code) + ": " + e.Detail
-	if len(text) > 1000 {
-		text = text[:997] + "…"
-	}
-	return text
+	const most = 1000 - len("…")
+	return sandbox.Shorten(string(e.Code)+": "+e.Detail, most)
 }

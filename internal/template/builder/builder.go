@@ -9,6 +9,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/superserve/superserve/internal/control"
 	"github.com/superserve/superserve/internal/sandbox"
 	"github.com/superserve/superserve/internal/template"
 )
@@ -260,7 +261,7 @@ func (b *Builder) Cancel(ctx context.Context, buildID string) error {
 		if err != nil || row.Status.Final() {
 			return err
 		}
-		err = b.finish(ctx, row, sandbox.BuildCancelled, cancelledMessage)
+		err = b.finish(ctx, row, sandbox.BuildCancelled, control.CancelledMessage)
 		if sandbox.CodeOf(err) != sandbox.CodeConflict {
 			return err
 		}

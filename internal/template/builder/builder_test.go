@@ -213,7 +213,7 @@ func TestQueue(t *testing.T) {
 			if err := b.Cancel(t.Context(), id); err != nil {
 				t.Fatal(err)
 			}
-			if row, _ := over(t, b, id); row.Status != sandbox.BuildCancelled || row.ErrorMessage != cancelledMessage || row.FinalizedAt == nil {
+			if row, _ := over(t, b, id); row.Status != sandbox.BuildCancelled || row.ErrorMessage != control.CancelledMessage || row.FinalizedAt == nil {
 				t.Errorf("after Cancel: %+v", row)
 			}
 		}

@@ -4,16 +4,18 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"strings"
 	"sync/atomic"
 	"time"
 
+	"github.com/superserve/superserve/internal/control"
 	"github.com/superserve/superserve/internal/image"
 	"github.com/superserve/superserve/internal/sandbox"
 	"github.com/superserve/superserve/internal/template"
 )
 
-const cancelledMessage = "build_failed: the build was cancelled"
+// maxLogged is how much of a build's error is logged, in bytes: what a registry or a sandbox answered may be in it, at any
+// length.
+const maxLogged = 4 << 10
 
 var (
 	// errCancelled is why a build ends that a client has cancelled.
@@ -102,16 +104,6 @@ func (j *job) store(next *sandbox.Build) error {
 	return err
 }
 
-// bounded is an error's text for the log: what a registry or a sandbox answered may be in it, at any length.
-func bounded(err error) string {
-	const most = 4 << 10
-	text := err.Error()
-	if len(text) > most {
-		text = strings.ToValidUTF8(text[:most], "") + "…"
-	}
-	return text
-}
-
 // overtaken says that the row is not the job's any more.
 func overtaken(err error) bool {
 	code := sandbox.CodeOf(err)
@@ -133,14 +125,14 @@ func (j *job) fail(err error, took time.Duration) {
 	status, message := sandbox.BuildFailed, template.ClientMessage(err)
 	switch cause := context.Cause(j.ctx); {
 	case errors.Is(cause, errCancelled):
-		status, message = sandbox.BuildCancelled, cancelledMessage
+		status, message = sandbox.BuildCancelled, control.CancelledMessage
 	case errors.Is(cause, errStopped):
 		message = "build_failed: the server was stopped during the build"
 	case errors.Is(cause, errTimeout):
 		message = fmt.Sprintf("build_failed: not done within %s, while %s", j.b.cfg.Timeout, j.progress())
 	}
 	j.b.cfg.Logger.Warn("a build did not succeed", "build", j.build.ID, "template", j.build.TemplateID, "status", status,
-		"took", took, "error", bounded(err))
+		"took", took, "error", sandbox.Shorten(err.Error(), maxLogged))
 	if j.log.err != nil {
 		j.b.cfg.Logger.Error("writing a build's log", "build", j.build.ID, "error", j.log.err)
 	}

@@ -81,22 +81,12 @@ func (j *job) importUpload(digest string) (image.Pulled, error) {
 func (j *job) imageProgress() func(image.Progress) {
 	last := ""
 	return func(p image.Progress) {
-		j.report("%s", progressText(p))
+		j.report("%s", p)
 		if p.Step != last {
 			last = p.Step
 			j.log.Printf("%s", p.Step)
 		}
 	}
-}
-
-func progressText(p image.Progress) string {
-	switch {
-	case p.Total == 0:
-		return p.Step
-	case p.Bytes:
-		return fmt.Sprintf("%s, %d of %d MiB", p.Step, p.Done>>20, p.Total>>20)
-	}
-	return fmt.Sprintf("%s, %d of %d", p.Step, p.Done, p.Total)
 }
 
 // pack makes an image of the sandbox's root file system.

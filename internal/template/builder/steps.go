@@ -287,9 +287,5 @@ func stepText(step sandbox.BuildStep) string {
 // shown is a command in one line of bounded length.
 func shown(command string) string {
 	const most = 200
-	text := strings.Join(strings.Fields(command), " ")
-	if len(text) > most {
-		text = strings.ToValidUTF8(text[:most], "") + "…"
-	}
-	return text
+	return sandbox.Shorten(strings.Join(strings.Fields(command), " "), most)
 }
