@@ -12,9 +12,30 @@ import (
 	"testing"
 	"time"
 
+	"github.com/vishvananda/netlink"
+
 	"github.com/superserve/superserve/internal/egress"
+	"github.com/superserve/superserve/internal/network/nettest"
 	"github.com/superserve/superserve/internal/sandbox"
 )
+
+// The ports that guests are redirected to are free, and no server's rules keep anybody from them.
+func TestMain(m *testing.M) { os.Exit(nettest.Main(m, makeInterface)) }
+
+// makeInterface gives the host a way out, to nowhere.
+func makeInterface() error {
+	attrs := netlink.NewLinkAttrs()
+	attrs.Name = "wan"
+	if err := netlink.LinkAdd(&netlink.Veth{LinkAttrs: attrs, PeerName: "nowhere"}); err != nil {
+		return err
+	}
+	host, err := netlink.NewHandle()
+	if err != nil {
+		return err
+	}
+	defer host.Close()
+	return errors.Join(nettest.SetUp(host, "nowhere"), nettest.SetUp(host, "wan", "198.18.0.1/24"), host.RouteAdd(&netlink.Route{Gw: net.IPv4(198, 18, 0, 2)}))
+}
 
 // deadline bounds every wait; nothing is expected to take near as long.
 const deadline = 30 * time.Second

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/superserve/superserve/internal/network"
+	"github.com/superserve/superserve/internal/network/nettest"
 )
 
 // limit sets what one slot may exchange with the outside each way.
@@ -19,7 +20,7 @@ func limit(mbits int) func(*setup) {
 // serveTCP answers connections to an address of the internet.
 func serveTCP(t *testing.T, addr string, handle func(net.Conn)) {
 	t.Helper()
-	err := inNS(netnsPath(internetNS), func() error {
+	err := nettest.InNS(netnsPath(internetNS), func() error {
 		l, err := net.Listen("tcp", addr)
 		if err != nil {
 			return err
@@ -102,7 +103,7 @@ func timed(t *testing.T, n int, transfer func() error) time.Duration {
 }
 
 func dialFrom(s network.Slot, addr string) (conn net.Conn, err error) {
-	err = inNS(s.NetNS, func() error {
+	err = nettest.InNS(s.NetNS, func() error {
 		conn, err = net.DialTimeout("tcp", addr, deadline)
 		return err
 	})

@@ -13,6 +13,8 @@ import (
 	"time"
 
 	"github.com/miekg/dns"
+
+	"github.com/superserve/superserve/internal/network/nettest"
 )
 
 func serveDNS(addr string, handler dns.Handler) error {
@@ -83,7 +85,7 @@ func serveRogue(w dns.ResponseWriter, req *dns.Msg) {
 }
 
 func query(ns, proto, server, name string, qtype uint16, wait time.Duration) (reply *dns.Msg, err error) {
-	err = inNS(ns, func() error {
+	err = nettest.InNS(ns, func() error {
 		conn, err := net.DialTimeout(proto, server+":53", wait)
 		if err != nil {
 			return err
@@ -279,7 +281,7 @@ func TestDNSLimitsConnectionsPerSlot(t *testing.T) {
 	apply(t, m, s, nil, nil)
 	open := 0
 	for range 40 {
-		err := inNS(s.NetNS, func() error {
+		err := nettest.InNS(s.NetNS, func() error {
 			conn, err := net.DialTimeout("tcp", rogueDNS+":53", deadline)
 			if err != nil {
 				return err
@@ -304,7 +306,7 @@ func TestResolverAnswersNobodyElse(t *testing.T) {
 	apply(t, m, s, nil, nil)
 	port, proxy := m.Ports()
 	ask := func(ns, server string) error {
-		return inNS(ns, func() error {
+		return nettest.InNS(ns, func() error {
 			client := &dns.Client{Timeout: patience}
 			_, _, err := client.Exchange(new(dns.Msg).SetQuestion("www.example.", dns.TypeA), fmt.Sprintf("%s:%d", server, port))
 			return err
@@ -315,7 +317,7 @@ func TestResolverAnswersNobodyElse(t *testing.T) {
 			t.Errorf("the internet gets answers from the resolver at %s", server)
 		}
 		var timeout net.Error
-		err := inNS(netnsPath(internetNS), func() error {
+		err := nettest.InNS(netnsPath(internetNS), func() error {
 			conn, err := net.DialTimeout("tcp", fmt.Sprintf("%s:%d", server, port), patience)
 			if err == nil {
 				conn.Close()

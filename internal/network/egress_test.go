@@ -17,6 +17,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/superserve/superserve/internal/network"
+	"github.com/superserve/superserve/internal/network/nettest"
 	"github.com/superserve/superserve/internal/sandbox"
 )
 
@@ -282,7 +283,7 @@ func TestOnlyEchoRequestsLeave(t *testing.T) {
 	s := acquire(t, m)
 	apply(t, m, s, []string{"0.0.0.0/0"}, nil)
 	var raw *net.IPConn
-	if err := inNS(netnsPath(internetNS), func() (err error) {
+	if err := nettest.InNS(netnsPath(internetNS), func() (err error) {
 		raw, err = net.ListenIP("ip4:icmp", &net.IPAddr{IP: net.ParseIP(publicAddr)})
 		return err
 	}); err != nil {
@@ -427,7 +428,7 @@ func TestOneSourcePortToTwoServers(t *testing.T) {
 	s := acquire(t, m)
 	apply(t, m, s, nil, nil)
 	for _, addr := range []string{publicAddr, publicAddr2} {
-		err := inNS(s.NetNS, func() error {
+		err := nettest.InNS(s.NetNS, func() error {
 			d := net.Dialer{Timeout: deadline, LocalAddr: &net.TCPAddr{IP: s.GuestAddr.AsSlice(), Port: 40001}}
 			d.Control = func(_, _ string, c syscall.RawConn) error {
 				return c.Control(func(fd uintptr) { unix.SetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_REUSEADDR, 1) })

@@ -14,6 +14,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/superserve/superserve/internal/network"
+	"github.com/superserve/superserve/internal/network/nettest"
 	"github.com/superserve/superserve/internal/sandbox"
 )
 
@@ -77,7 +78,7 @@ func enableIPv6(t *testing.T, s network.Slot) {
 	if err := netlink.AddrAdd(hostEnd, hostEndAddr); err != nil {
 		t.Fatal(err)
 	}
-	if err := inNS(s.NetNS, func() error {
+	if err := nettest.InNS(s.NetNS, func() error {
 		return os.WriteFile("/proc/sys/net/ipv6/conf/eth0/disable_ipv6", []byte("0"), 0o644)
 	}); err != nil {
 		t.Fatal(err)
@@ -121,7 +122,7 @@ func hostSysctl(t *testing.T, name, value string) {
 func sendRaw(t *testing.T, s network.Slot, ethertype uint16, payload []byte) {
 	t.Helper()
 	mac := hostMAC(t, s)
-	err := inNS(s.NetNS, func() error {
+	err := nettest.InNS(s.NetNS, func() error {
 		link, err := net.InterfaceByName("eth0")
 		if err != nil {
 			return err
@@ -164,7 +165,7 @@ func sink(t *testing.T, ns, addr string) net.PacketConn {
 	if ns == "" {
 		err = listen()
 	} else {
-		err = inNS(ns, listen)
+		err = nettest.InNS(ns, listen)
 	}
 	if err != nil {
 		t.Fatal(err)
@@ -234,7 +235,7 @@ func TestTunnelsAndOtherProtocolsAreDropped(t *testing.T) {
 	s := acquire(t, m)
 	apply(t, m, s, []string{"0.0.0.0/0"}, nil)
 	var raw *net.IPConn
-	if err := inNS(netnsPath(internetNS), func() (err error) {
+	if err := nettest.InNS(netnsPath(internetNS), func() (err error) {
 		raw, err = net.ListenIP("ip4:41", &net.IPAddr{IP: net.ParseIP(publicAddr)}) // IPv6 in IPv4
 		return err
 	}); err != nil {
@@ -271,7 +272,7 @@ func TestARPTellsNothingOfTheHost(t *testing.T) {
 func answersARP(t *testing.T, s network.Slot, target string, wait time.Duration) bool {
 	t.Helper()
 	found := false
-	err := inNS(s.NetNS, func() error {
+	err := nettest.InNS(s.NetNS, func() error {
 		link, err := net.InterfaceByName("eth0")
 		if err != nil {
 			return err

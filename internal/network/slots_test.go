@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/superserve/superserve/internal/network"
+	"github.com/superserve/superserve/internal/network/nettest"
 )
 
 func TestClosedSlotGetsNothingOut(t *testing.T) {
@@ -160,7 +161,7 @@ func TestRepliesAreCutToo(t *testing.T) {
 	apply(t, m, s, nil, nil)
 	// A server that goes on sending after the guest's way out was closed must not get through either.
 	var server net.PacketConn
-	if err := inNS(netnsPath(internetNS), func() (err error) {
+	if err := nettest.InNS(netnsPath(internetNS), func() (err error) {
 		server, err = net.ListenPacket("udp", publicAddr+":9100")
 		return err
 	}); err != nil {
@@ -168,7 +169,7 @@ func TestRepliesAreCutToo(t *testing.T) {
 	}
 	defer server.Close()
 	var guest net.Conn
-	if err := inNS(s.NetNS, func() (err error) { guest, err = net.Dial("udp", publicAddr+":9100"); return err }); err != nil {
+	if err := nettest.InNS(s.NetNS, func() (err error) { guest, err = net.Dial("udp", publicAddr+":9100"); return err }); err != nil {
 		t.Fatal(err)
 	}
 	defer guest.Close()
@@ -209,7 +210,7 @@ func TestRepliesAreCutToo(t *testing.T) {
 // serveGuest answers on the guest's address, as an agent does.
 func serveGuest(t *testing.T, s network.Slot) {
 	t.Helper()
-	if err := inNS(s.NetNS, func() error {
+	if err := nettest.InNS(s.NetNS, func() error {
 		l, err := net.Listen("tcp", fmt.Sprintf(":%d", hostPort))
 		if err != nil {
 			return err

@@ -8,9 +8,6 @@ import (
 	"net"
 	"net/netip"
 	"os"
-	"os/exec"
-	"runtime"
-	"slices"
 	"sync"
 	"syscall"
 	"testing"
@@ -19,45 +16,13 @@ import (
 	"github.com/miekg/dns"
 	"github.com/vishvananda/netlink"
 	"github.com/vishvananda/netns"
-	"golang.org/x/sys/unix"
 
 	"github.com/superserve/superserve/internal/network"
+	"github.com/superserve/superserve/internal/network/nettest"
 	"github.com/superserve/superserve/internal/sandbox"
 )
 
-// The tests run in a network and a mount namespace of their own, which play the host: no packet can leave the machine
-// and nothing of the machine's own network is changed.
-const inWorld = "SUPERSERVE_NETWORK_TEST_WORLD"
-
-func TestMain(m *testing.M) {
-	if os.Getenv(inWorld) == "" {
-		os.Exit(reexec())
-	}
-	if slices.Contains(os.Args, "-test.fuzzworker") { // started from within the world
-		os.Exit(m.Run())
-	}
-	if err := buildWorld(); err != nil {
-		fmt.Fprintln(os.Stderr, "building the test network:", err)
-		os.Exit(1)
-	}
-	os.Exit(m.Run())
-}
-
-func reexec() int {
-	cmd := exec.Command("/proc/self/exe", os.Args[1:]...)
-	cmd.Env = append(os.Environ(), inWorld+"=1")
-	cmd.Stdin, cmd.Stdout, cmd.Stderr = os.Stdin, os.Stdout, os.Stderr
-	cmd.SysProcAttr = &syscall.SysProcAttr{Cloneflags: syscall.CLONE_NEWNET | syscall.CLONE_NEWNS, Pdeathsig: syscall.SIGKILL}
-	err := cmd.Run()
-	if exit, ok := errors.AsType[*exec.ExitError](err); ok {
-		return exit.ExitCode()
-	}
-	if err != nil {
-		fmt.Fprintln(os.Stderr, "the network tests need root (CAP_SYS_ADMIN and CAP_NET_ADMIN) to make namespaces:", err)
-		return 1
-	}
-	return 0
-}
+func TestMain(m *testing.M) { os.Exit(nettest.Main(m, buildWorld)) }
 
 // The world: the host has the address hostAddr on wan; behind it is the "internet", a namespace that has all these
 // addresses, public and private, and answers on them, so that what a guest can't reach is blocked and not just absent.
@@ -83,22 +48,12 @@ const (
 var internetAddrs = []string{publicAddr, publicAddr2, otherPublic, privateAddr, metadataAddr, "192.168.77.1", "100.64.0.1", upstreamDNS, rogueDNS}
 
 func buildWorld() error {
-	for _, step := range []func() error{isolateMounts, makeInternet, serveInternet, serveHost} {
+	for _, step := range []func() error{makeInternet, serveInternet, serveHost, awaitInternet} {
 		if err := step(); err != nil {
 			return err
 		}
 	}
 	return nil
-}
-
-func isolateMounts() error {
-	if err := unix.Mount("", "/", "none", unix.MS_REC|unix.MS_PRIVATE, ""); err != nil {
-		return err
-	}
-	if err := os.MkdirAll("/run/netns", 0o755); err != nil {
-		return err
-	}
-	return unix.Mount("tmpfs", "/run/netns", "tmpfs", 0, "")
 }
 
 func netnsPath(name string) string { return "/run/netns/" + name }
@@ -107,7 +62,7 @@ func makeInternet() error {
 	if err := network.CreateNetNS(netnsPath(internetNS)); err != nil {
 		return err
 	}
-	if err := inNS(netnsPath(internetNS), func() error {
+	if err := nettest.InNS(netnsPath(internetNS), func() error {
 		return os.WriteFile("/proc/sys/net/ipv6/conf/default/disable_ipv6", []byte("0"), 0o644)
 	}); err != nil {
 		return err
@@ -135,8 +90,8 @@ func makeInternet() error {
 		internetAll = append(internetAll, a+"/32")
 	}
 	return errors.Join(
-		setUp(host, "lo"), setUp(internet, "lo"),
-		setUp(host, "wan", hostAddr+"/24", host6+"/64"), setUp(internet, "wan", internetAll...),
+		nettest.SetUp(internet, "lo"),
+		nettest.SetUp(host, "wan", hostAddr+"/24", host6+"/64"), nettest.SetUp(internet, "wan", internetAll...),
 		host.RouteAdd(&netlink.Route{Gw: net.ParseIP(routerAddr)}),
 		internet.RouteAdd(&netlink.Route{Dst: cidr("2001:db8:2::/64"), Gw: net.ParseIP(host6)}),
 		// The internet knows the way to the slots, so that only the host's rules keep it out.
@@ -147,53 +102,9 @@ func makeInternet() error {
 
 func cidr(s string) *net.IPNet { _, n, _ := net.ParseCIDR(s); return n }
 
-func setUp(h *netlink.Handle, name string, addrs ...string) error {
-	link, err := h.LinkByName(name)
-	if err != nil {
-		return err
-	}
-	if err := h.LinkSetUp(link); err != nil {
-		return err
-	}
-	for _, a := range addrs {
-		parsed, err := netlink.ParseAddr(a)
-		if err != nil {
-			return err
-		}
-		parsed.Flags = unix.IFA_F_NODAD
-		if err := h.AddrAdd(link, parsed); err != nil {
-			return fmt.Errorf("%s: %w", a, err)
-		}
-	}
-	return nil
-}
-
-// inNS runs f on a thread in a namespace; sockets it opens stay there.
-func inNS(path string, f func() error) error {
-	done := make(chan error)
-	go func() {
-		runtime.LockOSThread() // for good: the thread ends with the goroutine
-		if unix.Gettid() == unix.Getpid() {
-			done <- inNS(path, f)
-			runtime.UnlockOSThread()
-			return
-		}
-		ns, err := netns.GetFromPath(path)
-		if err == nil {
-			err = netns.Set(ns)
-			ns.Close()
-		}
-		if err == nil {
-			err = f()
-		}
-		done <- err
-	}()
-	return <-done
-}
-
 // serveInternet answers TCP and UDP on every address of the internet, and DNS on two of them.
 func serveInternet() error {
-	return inNS(netnsPath(internetNS), func() error {
+	return nettest.InNS(netnsPath(internetNS), func() error {
 		tcp, err := net.Listen("tcp", fmt.Sprintf(":%d", tcpPort))
 		if err != nil {
 			return err
@@ -213,6 +124,16 @@ func serveInternet() error {
 		}
 		return nil
 	})
+}
+
+// awaitInternet waits until both ends of the link work and know each other: until then packets can be late by a second,
+// and what must not arrive would not either way.
+func awaitInternet() error {
+	conn, err := net.DialTimeout("tcp", fmt.Sprintf("%s:%d", publicAddr, tcpPort), deadline)
+	if err != nil {
+		return err
+	}
+	return conn.Close()
 }
 
 func serveHost() error {
@@ -308,7 +229,7 @@ func dialTCP(ns, addr string, port int, wait time.Duration) (*line, error) {
 	}
 	run := func(f func() error) error { return f() }
 	if ns != "" {
-		run = func(f func() error) error { return inNS(ns, f) }
+		run = func(f func() error) error { return nettest.InNS(ns, f) }
 	}
 	err := run(dial)
 	if err != nil {
@@ -342,7 +263,7 @@ func (l *line) say(what string, wait time.Duration) error {
 // talkUDP sends a datagram from a namespace and returns the answer.
 func talkUDP(ns, addr string, port int, wait time.Duration) (string, error) {
 	var answer string
-	err := inNS(ns, func() error {
+	err := nettest.InNS(ns, func() error {
 		conn, err := net.Dial("udp", net.JoinHostPort(addr, fmt.Sprint(port)))
 		if err != nil {
 			return err
@@ -362,7 +283,7 @@ func talkUDP(ns, addr string, port int, wait time.Duration) (string, error) {
 
 // ping sends an ICMP echo request from a namespace and waits for the reply.
 func ping(ns, addr string, wait time.Duration) error {
-	return inNS(ns, func() error {
+	return nettest.InNS(ns, func() error {
 		a := netip.MustParseAddr(addr)
 		proto, request := "ip4:icmp", []byte{8, 0, 0, 0, 0x53, 0x53, 0, 1}
 		if a.Is6() {

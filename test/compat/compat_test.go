@@ -21,7 +21,7 @@ const (
 
 // TestPublishedClients runs the main job with each published client.
 func TestPublishedClients(t *testing.T) {
-	s := harness.Run(t, "10.217.0.0/16", map[string]string{"TLS": "internal", "SANDBOX_HOST": sandboxHost})
+	s := harness.Run(t, map[string]string{"TLS": "internal", "SANDBOX_HOST": sandboxHost})
 	ca := filepath.Join(t.TempDir(), "ca.pem")
 	show := exec.CommandContext(t.Context(), harness.Binary, "ca", "show")
 	show.Env = s.Env()

@@ -20,7 +20,7 @@ import (
 
 // Running sandboxes outlive a killed server: same token, same processes, same rules; paused ones stay paused.
 func TestKillNineLosesNothing(t *testing.T) {
-	s := sibling(t, "10.211.0.0/16", nil)
+	s := sibling(t, nil)
 	running, paused := s.create(t), s.create(t, func(r *client.CreateSandboxRequest) { r.Metadata = map[string]string{"a": "b"} })
 	denied := s.create(t, func(r *client.CreateSandboxRequest) { r.Network = &client.Network{DenyOut: []string{"0.0.0.0/0"}} })
 	running.sh(startCounter)
@@ -57,7 +57,7 @@ func TestKillNineLosesNothing(t *testing.T) {
 }
 
 func TestSIGTERMLeavesSandboxesRunning(t *testing.T) {
-	s := sibling(t, "10.211.0.0/16", nil)
+	s := sibling(t, nil)
 	b := s.create(t)
 	b.sh(startCounter)
 	before := b.count()
@@ -74,7 +74,7 @@ func TestSIGTERMLeavesSandboxesRunning(t *testing.T) {
 // The server is killed at a random moment of each operation, again and again. Whatever the moment: the sandbox is in a
 // state that was promised, its program's memory is there, and nothing is left over.
 func TestKillNineAtAnyMoment(t *testing.T) {
-	s := sibling(t, "10.211.0.0/16", map[string]string{"WARM_POOL_SIZE": "0"})
+	s := sibling(t, map[string]string{"WARM_POOL_SIZE": "0"})
 	seed := uint64(time.Now().UnixNano())
 	t.Logf("seed %d", seed)
 	moments := rand.New(rand.NewPCG(seed, 1))
@@ -174,7 +174,7 @@ func (s *server) assertNoInstances(t *testing.T) {
 
 // When a sandbox's runtime dies, the sandbox is failed with a reason, and its last snapshot can still be resumed.
 func TestFailedSandboxResumesFromItsSnapshot(t *testing.T) {
-	s := sibling(t, "10.211.0.0/16", map[string]string{"WARM_POOL_SIZE": "0"})
+	s := sibling(t, map[string]string{"WARM_POOL_SIZE": "0"})
 	b := s.create(t)
 	b.sh("echo kept > /home/user/file")
 	b.pause()

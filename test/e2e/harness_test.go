@@ -50,7 +50,7 @@ func run(m *testing.M) (code int) {
 		fmt.Fprintln(os.Stderr, err)
 		return 1
 	}
-	s, err := harness.New("10.210.0.0/16", withAuthority(nil))
+	s, err := harness.New(withAuthority(nil))
 	if err == nil {
 		defer func() {
 			if err := s.Destroy(); err != nil {
@@ -101,9 +101,9 @@ func (s *server) restart(t *testing.T) {
 }
 
 // sibling starts another server that shares the first one's base image, so that it is ready in a moment.
-func sibling(t *testing.T, cidr string, settings map[string]string) *server {
+func sibling(t *testing.T, settings map[string]string) *server {
 	t.Helper()
-	s := &server{harness.Prepare(t, cidr, withAuthority(settings))}
+	s := &server{harness.Prepare(t, withAuthority(settings))}
 	if err := harness.CopyImages(shared.ImagesDir(), s.ImagesDir()); err != nil {
 		t.Fatal(err)
 	}

@@ -101,7 +101,7 @@ func TestCPULimit(t *testing.T) {
 // Processes are limited by number too: a fork above the limit fails as it does on Linux, commands can still be started
 // to clean up, and afterwards everything works again.
 func TestProcessLimit(t *testing.T) {
-	s := sibling(t, "10.214.0.0/16", map[string]string{"PIDS_LIMIT": "100", "WARM_POOL_SIZE": "0"})
+	s := sibling(t, map[string]string{"PIDS_LIMIT": "100", "WARM_POOL_SIZE": "0"})
 	b := s.create(t)
 	check := func(when string) {
 		t.Helper()

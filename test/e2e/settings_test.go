@@ -21,7 +21,7 @@ import (
 func TestPostgreSQL(t *testing.T) {
 	var pg pgtest.Server
 	t.Cleanup(pg.Stop)
-	s := sibling(t, "10.213.0.0/16", map[string]string{
+	s := sibling(t, map[string]string{
 		"DATABASE": pg.Database(t), "SANDBOX_QUOTA": "2", "EDGE_WAKE": "false", "DEFAULT_TIMEOUT_ACTION": "pause",
 	})
 	b := s.create(t)
@@ -57,7 +57,7 @@ func TestPostgreSQL(t *testing.T) {
 }
 
 func TestRateLimit(t *testing.T) {
-	s := sibling(t, "10.213.0.0/16", map[string]string{"RATE_LIMIT": "1", "RATE_BURST": "3", "WARM_POOL_SIZE": "0"})
+	s := sibling(t, map[string]string{"RATE_LIMIT": "1", "RATE_BURST": "3", "WARM_POOL_SIZE": "0"})
 	var limited *http.Response
 	for range 5 {
 		req, err := http.NewRequestWithContext(t.Context(), http.MethodGet, s.URL+"/sandboxes", nil)

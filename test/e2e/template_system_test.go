@@ -24,7 +24,7 @@ func TestBaseHasWhatPeopleType(t *testing.T) {
 // says what it waits for, and then it has what its name promises.
 func TestSystemTemplateInTheBackground(t *testing.T) {
 	const python = "superserve/python-3.11"
-	s := &server{harness.Run(t, "10.220.0.0/16", map[string]string{"SYSTEM_TEMPLATES": "superserve/base," + python, "WARM_POOL_SIZE": "1"})}
+	s := &server{harness.Run(t, map[string]string{"SYSTEM_TEMPLATES": "superserve/base," + python, "WARM_POOL_SIZE": "1"})}
 	status := func() client.Template {
 		var list []client.Template
 		s.api(t, "GET", "/templates?name_prefix="+python, nil, &list, 200)

@@ -226,7 +226,7 @@ func TestCopyStep(t *testing.T) {
 }
 
 func TestCancelBuild(t *testing.T) {
-	s := sibling(t, "10.221.0.0/16", map[string]string{"WARM_POOL_SIZE": "0"})
+	s := sibling(t, map[string]string{"WARM_POOL_SIZE": "0"})
 	reg := newRegistry(t)
 	ref := reg.push("cancel:1", v1.Config{Env: []string{"PATH=/bin"}}, alpineLike(t)...)
 	for phase, c := range buildPhases(reg, ref) {
@@ -262,7 +262,7 @@ func buildPhases(reg *ociRegistry, ref string) map[string]phase {
 // TestKillDuringBuild: wherever the server is killed, the build is over after the restart, nothing of it is left, and the
 // same build works.
 func TestKillDuringBuild(t *testing.T) {
-	s := sibling(t, "10.222.0.0/16", map[string]string{"WARM_POOL_SIZE": "0"})
+	s := sibling(t, map[string]string{"WARM_POOL_SIZE": "0"})
 	reg := newRegistry(t)
 	ref := reg.push("cancel:1", v1.Config{Env: []string{"PATH=/bin"}}, alpineLike(t)...)
 	phases := buildPhases(reg, ref)
@@ -292,7 +292,7 @@ func TestKillDuringBuild(t *testing.T) {
 
 // TestPendingBuildsGoOn: what waits in the queue is not lost, and builds of one template keep their order.
 func TestPendingBuildsGoOn(t *testing.T) {
-	s := sibling(t, "10.218.0.0/16", map[string]string{"WARM_POOL_SIZE": "0", "BUILDS_AT_ONCE": "1"})
+	s := sibling(t, map[string]string{"WARM_POOL_SIZE": "0", "BUILDS_AT_ONCE": "1"})
 	reg := newRegistry(t)
 	ref := reg.push("queue:1", v1.Config{Env: []string{"PATH=/bin"}}, alpineLike(t)...)
 	first := s.build(t, "first", m{"from": ref, "steps": []m{{"run": "echo here; sleep 1000"}}})
@@ -312,7 +312,7 @@ func TestPendingBuildsGoOn(t *testing.T) {
 
 // TestDeletedTemplateLeavesNothing: the name is free at once, and a restart, which waits for no grace, removes the bytes.
 func TestDeletedTemplateLeavesNothing(t *testing.T) {
-	s := sibling(t, "10.219.0.0/16", map[string]string{"WARM_POOL_SIZE": "0", "BUILD_CACHE_MAX": "0"})
+	s := sibling(t, map[string]string{"WARM_POOL_SIZE": "0", "BUILD_CACHE_MAX": "0"})
 	before := [3]int{len(s.entries(t, "images")), len(s.entries(t, "snapshots/snapshots")), len(s.entries(t, "templates/builds"))}
 	reg := newRegistry(t)
 	ref := reg.push("gone:1", v1.Config{Env: []string{"PATH=/bin"}}, alpineLike(t)...)

@@ -35,7 +35,7 @@ const tlsSandboxHost = "sandbox.e2e.test"
 // startTLS starts one. Names below sandbox.e2e.test lead to it in the client's dialer, as a wildcard record would.
 func startTLS(t *testing.T) *tlsServer {
 	t.Helper()
-	s := harness.Prepare(t, "10.214.0.0/16", map[string]string{
+	s := harness.Prepare(t, map[string]string{
 		"TLS": "internal", "SANDBOX_HOST": tlsSandboxHost, "WARM_POOL_SIZE": "0",
 	})
 	if err := harness.CopyImages(shared.ImagesDir(), s.ImagesDir()); err != nil {

@@ -21,6 +21,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/superserve/superserve/internal/network/nettest"
 )
 
 // The services, on every address of the internet. A TCP port that is not here is closed.
@@ -56,7 +58,7 @@ func openInternet() (*internet, error) {
 	if n.witness, err = newWitness(); err != nil {
 		return nil, err
 	}
-	return n, inNS(internetNS, func() error {
+	return n, nettest.InNS(internetNS, func() error {
 		if n.zone, err = serveNames(); err != nil {
 			return err
 		}

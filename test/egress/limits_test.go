@@ -9,7 +9,7 @@ import (
 
 // The two limits an operator can set: tracked connections, each refused one shown in the log, and bandwidth.
 func TestLimits(t *testing.T) {
-	s := another(t, "10.233.0.0/16", map[string]string{"NETWORK_CONNECTIONS": "64", "NETWORK_BANDWIDTH": "40"})
+	s := another(t, map[string]string{"NETWORK_CONNECTIONS": "64", "NETWORK_BANDWIDTH": "40"})
 	b := s.create(t, nil)
 	b.write("/burst.py", burstProgram)
 	var ends map[string]int

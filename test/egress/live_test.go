@@ -77,7 +77,7 @@ func TestPolicyFromOpenToClosed(t *testing.T) {
 // A server that is killed leaves every sandbox as closed as it was, at every moment; what goes without it goes on, and
 // with the next one everything does.
 func TestKillNineUnderLoad(t *testing.T) {
-	s := another(t, "10.232.0.0/16", nil)
+	s := another(t, nil)
 	closed := s.create(t, rules(nil, []string{"0.0.0.0/0"}))
 	closed.hammer("tcp", g(180), "udp", g(180), "name", "g180.tunnel.test")
 	named := s.create(t, onlyGood())

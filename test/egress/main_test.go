@@ -18,6 +18,7 @@ import (
 
 	"github.com/superserve/superserve/internal/image"
 	"github.com/superserve/superserve/internal/image/imagetest"
+	"github.com/superserve/superserve/internal/network/nettest"
 	"github.com/superserve/superserve/templates"
 	"github.com/superserve/superserve/test/harness"
 )
@@ -31,13 +32,11 @@ const (
 	stageWorld = "world"
 )
 
-// The server most tests use, and the network its sandboxes' links are cut from.
+// The server most tests use, and the internet.
 var (
 	shared *server
 	net0   *internet
 )
-
-const sharedCIDR = "10.231.0.0/16"
 
 func TestMain(m *testing.M) {
 	switch os.Getenv(stageEnv) {
@@ -55,37 +54,27 @@ func TestBaseImage(t *testing.T) {
 }
 
 func runStages() int {
-	runtime.LockOSThread() // Pdeathsig is about the thread that starts the child
-	dir, err := os.MkdirTemp("/var/tmp", "superserve-egress-images-")
+	claim, err := harness.ClaimDir()
 	if err != nil {
 		fmt.Fprintln(os.Stderr, err)
 		return 1
 	}
-	defer os.RemoveAll(dir)
-	first := stage(stageImage, dir, "-test.run=^TestBaseImage$", "-test.timeout=20m")
+	defer claim.Remove()
+	dir := claim.Path
+	runtime.LockOSThread() // Pdeathsig is about the thread that starts the child
+	defer runtime.UnlockOSThread()
+	first := exec.Command("/proc/self/exe", "-test.run=^TestBaseImage$", "-test.timeout=20m")
+	first.Env = stageEnviron(stageImage, dir)
+	first.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
 	if out, err := first.CombinedOutput(); err != nil {
 		fmt.Fprintf(os.Stderr, "the base image: %v\n%s", err, out)
 		return 1
 	}
-	second := stage(stageWorld, dir, os.Args[1:]...)
-	second.Stdin, second.Stdout, second.Stderr = os.Stdin, os.Stdout, os.Stderr
-	second.SysProcAttr.Cloneflags = syscall.CLONE_NEWNET | syscall.CLONE_NEWNS
-	err = second.Run()
-	if exit, ok := errors.AsType[*exec.ExitError](err); ok {
-		return exit.ExitCode()
-	}
-	if err != nil {
-		fmt.Fprintln(os.Stderr, "these tests need root (CAP_SYS_ADMIN and CAP_NET_ADMIN) to make namespaces:", err)
-		return 1
-	}
-	return 0
+	return nettest.Rerun(stageEnviron(stageWorld, dir), os.Args[1:])
 }
 
-func stage(name, images string, args ...string) *exec.Cmd {
-	cmd := exec.Command("/proc/self/exe", args...)
-	cmd.Env = append(os.Environ(), stageEnv+"="+name, imagesEnv+"="+images)
-	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
-	return cmd
+func stageEnviron(name, images string) []string {
+	return append(os.Environ(), stageEnv+"="+name, imagesEnv+"="+images)
 }
 
 func runWorld(m *testing.M) (code int) {
@@ -94,7 +83,7 @@ func runWorld(m *testing.M) (code int) {
 		fmt.Fprintln(os.Stderr, "building the test network:", err)
 		return 1
 	}
-	if shared, err = newServer(sharedCIDR, nil); err == nil {
+	if shared, err = newServer(nil); err == nil {
 		defer func() {
 			if err := shared.Destroy(); err != nil {
 				fmt.Fprintln(os.Stderr, "cleaning up:", err)
@@ -114,12 +103,12 @@ func runWorld(m *testing.M) (code int) {
 type server struct{ *harness.Server }
 
 // newServer prepares a server that has the base image and asks the internet's DNS server.
-func newServer(cidr string, settings map[string]string) (*server, error) {
+func newServer(settings map[string]string) (*server, error) {
 	all := map[string]string{"DNS_UPSTREAM": dnsAddr, "WARM_POOL_SIZE": "0"}
 	for k, v := range settings {
 		all[k] = v
 	}
-	s, err := harness.New(cidr, all)
+	s, err := harness.New(all)
 	if err != nil {
 		return nil, err
 	}
@@ -127,9 +116,9 @@ func newServer(cidr string, settings map[string]string) (*server, error) {
 }
 
 // another starts a server of the test's own.
-func another(t testing.TB, cidr string, settings map[string]string) *server {
+func another(t testing.TB, settings map[string]string) *server {
 	t.Helper()
-	s, err := newServer(cidr, settings)
+	s, err := newServer(settings)
 	if err != nil {
 		t.Fatal(err)
 	}

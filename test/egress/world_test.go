@@ -5,12 +5,12 @@ import (
 	"fmt"
 	"net"
 	"os"
-	"path/filepath"
-	"runtime"
 
 	"github.com/vishvananda/netlink"
 	"github.com/vishvananda/netns"
 	"golang.org/x/sys/unix"
+
+	"github.com/superserve/superserve/internal/network/nettest"
 )
 
 // The host of the server is at hostAddr on wan; at the other end is the internet. The ranges for documentation are as
@@ -35,7 +35,7 @@ var internetRanges = []string{
 
 // buildWorld makes both namespaces and everything in the internet.
 func buildWorld() (*internet, error) {
-	for _, step := range []func() error{isolateMounts, makeInternetNS, connect} {
+	for _, step := range []func() error{nettest.Isolate, makeInternetNS, connect} {
 		if err := step(); err != nil {
 			return nil, err
 		}
@@ -43,23 +43,11 @@ func buildWorld() (*internet, error) {
 	return openInternet()
 }
 
-// isolateMounts keeps mounts and named namespaces from the machine's.
-func isolateMounts() error {
-	if err := unix.Mount("", "/", "none", unix.MS_REC|unix.MS_PRIVATE, ""); err != nil {
-		return err
-	}
-	dir := filepath.Dir(internetNS)
-	if err := os.MkdirAll(dir, 0o755); err != nil {
-		return err
-	}
-	return unix.Mount("tmpfs", dir, "tmpfs", 0, "")
-}
-
 func makeInternetNS() error {
 	if err := os.WriteFile(internetNS, nil, 0o600); err != nil {
 		return err
 	}
-	return onOwnThread(func() error {
+	return nettest.OnOwnThread(func() error {
 		if err := unix.Unshare(unix.CLONE_NEWNET); err != nil {
 			return err
 		}
@@ -91,8 +79,8 @@ func connect() error {
 	}
 	defer internet.Close()
 	err = errors.Join(
-		setUp(host, "lo"), setUp(internet, "lo"),
-		setUp(host, "wan", hostAddr+"/24", host6+"/64"), setUp(internet, "wan", routerAddr+"/24", router6+"/64"),
+		nettest.SetUp(internet, "lo"),
+		nettest.SetUp(host, "wan", hostAddr+"/24", host6+"/64"), nettest.SetUp(internet, "wan", routerAddr+"/24", router6+"/64"),
 		host.RouteAdd(&netlink.Route{Gw: net.ParseIP(routerAddr)}),
 		// The internet knows the way to the sandboxes and the host forwards IPv6, so that only the rules stop anything.
 		internet.RouteAdd(&netlink.Route{Dst: mustCIDR("10.0.0.0/8"), Gw: net.ParseIP(hostAddr)}),
@@ -115,55 +103,4 @@ func mustCIDR(s string) *net.IPNet {
 		panic(err)
 	}
 	return n
-}
-
-func setUp(h *netlink.Handle, name string, addrs ...string) error {
-	link, err := h.LinkByName(name)
-	if err != nil {
-		return err
-	}
-	if err := h.LinkSetUp(link); err != nil {
-		return err
-	}
-	for _, a := range addrs {
-		parsed, err := netlink.ParseAddr(a)
-		if err != nil {
-			return err
-		}
-		parsed.Flags = unix.IFA_F_NODAD
-		if err := h.AddrAdd(link, parsed); err != nil {
-			return fmt.Errorf("%s: %w", a, err)
-		}
-	}
-	return nil
-}
-
-// inNS runs f on a thread in a namespace; sockets it opens stay there.
-func inNS(path string, f func() error) error {
-	return onOwnThread(func() error {
-		ns, err := netns.GetFromPath(path)
-		if err != nil {
-			return err
-		}
-		defer ns.Close()
-		if err := netns.Set(ns); err != nil {
-			return err
-		}
-		return f()
-	})
-}
-
-// onOwnThread runs f on a thread that ends with it, and that is not the main one, which cannot end.
-func onOwnThread(f func() error) error {
-	done := make(chan error)
-	go func() {
-		runtime.LockOSThread()
-		if unix.Gettid() == unix.Getpid() {
-			done <- onOwnThread(f)
-			runtime.UnlockOSThread()
-			return
-		}
-		done <- f()
-	}()
-	return <-done
 }

@@ -19,13 +19,39 @@ func (s *Server) Destroy() error {
 		raw, _ := os.ReadFile(s.LogPath)
 		fmt.Fprintf(os.Stderr, "%s", raw)
 	}
-	clean := exec.Command(Binary, "down", "--clean")
-	clean.Env = s.Env()
-	if out, cerr := clean.CombinedOutput(); cerr != nil {
-		return errors.Join(err, fmt.Errorf("down --clean: %w: %s", cerr, out))
+	if cerr := downClean(s.Env()); cerr != nil {
+		return errors.Join(err, cerr)
 	}
 	err = errors.Join(err, s.leftovers())
-	return errors.Join(err, os.RemoveAll(s.Dir))
+	return errors.Join(err, s.claim.Remove())
+}
+
+// downClean removes everything of the server that this environment is of.
+func downClean(env []string) error {
+	binary, err := findBinary()
+	if err != nil {
+		return err
+	}
+	clean := exec.Command(binary, "down", "--clean")
+	clean.Env = env
+	if out, err := clean.CombinedOutput(); err != nil {
+		return fmt.Errorf("down --clean: %w: %s", err, bytes.TrimSpace(out))
+	}
+	return nil
+}
+
+// findBinary looks for the program from any package's directory.
+func findBinary() (string, error) {
+	dir, err := os.Getwd()
+	for ; err == nil; dir = filepath.Dir(dir) {
+		if _, missing := os.Stat(filepath.Join(dir, "go.mod")); missing == nil {
+			return filepath.Join(dir, "bin", "superserve"), nil
+		}
+		if dir == filepath.Dir(dir) {
+			err = errors.New("this test runs outside of the repository")
+		}
+	}
+	return "", err
 }
 
 // leftovers reports what a cleaned-up server still has on the host.

@@ -15,9 +15,9 @@ import (
 
 // Run starts a server that lives as long as the test. Its base image comes from the cache that tests share, so that it
 // is ready in moments.
-func Run(t testing.TB, cidr string, settings map[string]string) *Server {
+func Run(t testing.TB, settings map[string]string) *Server {
 	t.Helper()
-	s := Prepare(t, cidr, settings)
+	s := Prepare(t, settings)
 	imagetest.Seed(t, s.ImagesDir(), imagetest.Definition(t, templates.Files()), image.Options{})
 	if err := errors.Join(s.Start(), s.AwaitReady(3*time.Minute)); err != nil {
 		t.Fatal(err)
@@ -26,9 +26,9 @@ func Run(t testing.TB, cidr string, settings map[string]string) *Server {
 }
 
 // Prepare is New with Destroy when the test ends.
-func Prepare(t testing.TB, cidr string, settings map[string]string) *Server {
+func Prepare(t testing.TB, settings map[string]string) *Server {
 	t.Helper()
-	s, err := New(cidr, settings)
+	s, err := New(settings)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -34,20 +34,26 @@ type Server struct {
 	Cmd *exec.Cmd
 	// LogPath is where its log goes.
 	LogPath string
+	claim   *Claim
 	exited  chan struct{}
 }
 
-// New prepares a server with a data directory of its own; settings are environment variables without SUPERSERVE_.
-func New(cidr string, settings map[string]string) (*Server, error) {
+// dataName is the data directory in a server's directory.
+const dataName = "data"
+
+// New prepares a server with a data directory and a network of its own; settings are environment variables without
+// SUPERSERVE_.
+func New(settings map[string]string) (*Server, error) {
 	if _, err := os.Stat(Binary); err != nil {
 		return nil, errors.New("bin/superserve is not there: run `make build` first")
 	}
-	dir, err := os.MkdirTemp("/var/tmp", "superserve-e2e-")
+	claim, err := ClaimDir()
 	if err != nil {
 		return nil, err
 	}
-	s := &Server{Dir: dir, LogPath: filepath.Join(dir, "test.log"), Settings: map[string]string{
-		"DATA_DIR": filepath.Join(dir, "data"), "NETWORK_CIDR": cidr, "METRICS_LISTEN": FreeAddr(), "LISTEN": FreeAddr(),
+	dir := claim.Path
+	s := &Server{claim: claim, Dir: dir, LogPath: filepath.Join(dir, "test.log"), Settings: map[string]string{
+		"DATA_DIR": filepath.Join(dir, dataName), "NETWORK_CIDR": claim.Network.String(), "METRICS_LISTEN": FreeAddr(), "LISTEN": FreeAddr(),
 		"BOOTSTRAP_API_KEY": Key, "RATE_LIMIT": "10000", "RATE_BURST": "10000", "LOG_LEVEL": "debug",
 		// The others take minutes; a test that is about them names them.
 		"SYSTEM_TEMPLATES": sandbox.DefaultTemplate,

@@ -18,7 +18,7 @@ func TestSDKs(t *testing.T) {
 		t.Fatal(err)
 	}
 	page := "http://page.test:" + port // the browser takes every name for loopback
-	s := harness.Run(t, "10.216.0.0/16", map[string]string{"CORS_ORIGINS": page})
+	s := harness.Run(t, map[string]string{"CORS_ORIGINS": page})
 	proxy, err := faults.New(s.URL, s.Settings["DATA_DIR"])
 	if err != nil {
 		t.Fatal(err)

@@ -2,7 +2,7 @@ package gvisor_test
 
 import (
 	"context"
-	"net/netip"
+	"errors"
 	"os"
 	"path/filepath"
 	"strconv"
@@ -19,10 +19,12 @@ import (
 	"github.com/superserve/superserve/internal/runtime/runtimetest"
 	"github.com/superserve/superserve/internal/sandbox"
 	"github.com/superserve/superserve/templates"
+	"github.com/superserve/superserve/test/harness"
 )
 
 // host is what the driver needs of the machine, shared by all cases.
 type host struct {
+	claim    *harness.Claim
 	dir      string
 	rootDir  string
 	slots    *network.Manager
@@ -32,18 +34,20 @@ type host struct {
 
 const (
 	instanceName = "gvtest"
+	cgroupParent = "superserve-" + instanceName
 	maxProcesses = 256
 )
 
 func newHost(t *testing.T) *host {
 	t.Helper()
-	// Not below /tmp, which may be memory: disks of sandboxes are files there.
-	dir, err := os.MkdirTemp("/var/tmp", "superserve-gvisor-")
+	removeTraces(t) // of a run that was killed
+	claim, err := harness.ClaimDir()
 	if err != nil {
 		t.Fatal(err)
 	}
-	h := &host{dir: dir, cfg: gvisor.Config{
-		SharedDir: filepath.Join(dir, "run"), CgroupParent: "superserve-" + instanceName, MaxProcesses: maxProcesses,
+	dir := claim.Path
+	h := &host{claim: claim, dir: dir, cfg: gvisor.Config{
+		SharedDir: filepath.Join(dir, "run"), CgroupParent: cgroupParent, MaxProcesses: maxProcesses,
 	}}
 	t.Cleanup(func() { h.cleanUp(t) })
 	if h.versions, err = gvisor.NewVersions(filepath.Join(dir, "runtimes"), h.cfg); err != nil {
@@ -68,7 +72,7 @@ func newHost(t *testing.T) *host {
 		t.Fatal(err)
 	}
 	h.slots, err = network.New(t.Context(), network.Config{
-		Instance: instanceName, CIDR: netip.MustParsePrefix("10.212.0.0/16"), PoolSize: -1, Gatekeeper: gatekeeper,
+		Instance: instanceName, CIDR: claim.Network, PoolSize: -1, Gatekeeper: gatekeeper,
 	})
 	if err != nil {
 		t.Fatal(err)
@@ -77,24 +81,26 @@ func newHost(t *testing.T) *host {
 }
 
 func (h *host) cleanUp(t *testing.T) {
-	ctx := context.Background()
 	if h.slots != nil {
-		if err := h.slots.Stop(ctx); err != nil {
+		if err := h.slots.Stop(context.Background()); err != nil {
 			t.Error(err)
 		}
 	}
-	if err := gvisor.Cleanup(ctx, h.cfg.CgroupParent); err != nil {
-		t.Error(err)
-	}
-	if err := network.Cleanup(ctx, instanceName); err != nil {
-		t.Error(err)
-	}
+	removeTraces(t)
 	// runsc keeps a network namespace mounted for its file servers.
 	mounts, _ := filepath.Glob(filepath.Join(h.cfg.SharedDir, "*"))
 	for _, m := range mounts {
 		_ = syscall.Unmount(m, syscall.MNT_DETACH)
 	}
-	if err := os.RemoveAll(h.dir); err != nil {
+	if err := h.claim.Remove(); err != nil {
+		t.Error(err)
+	}
+}
+
+// removeTraces ends the tests' sandboxes and removes their cgroups and networks.
+func removeTraces(t *testing.T) {
+	t.Helper()
+	if err := errors.Join(gvisor.Cleanup(context.Background(), cgroupParent), network.Cleanup(context.Background(), instanceName)); err != nil {
 		t.Error(err)
 	}
 }
