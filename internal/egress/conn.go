@@ -27,6 +27,7 @@ const (
 	ruleStopped          = "the server is stopping"
 	ruleConnections      = "limit: open connections of one sandbox"
 	ruleConnectionsInAll = "limit: open connections of all sandboxes"
+	ruleMadeRoom         = "limit: open connections of all sandboxes, of which this one had the most"
 )
 
 // conn is one proxied connection.

@@ -128,6 +128,17 @@ func (g *guest) enter(c *conn) {
 	g.open[c] = struct{}{}
 }
 
+// takeOne is any of the open connections, which is left out from then on; nil when there is none.
+func (g *guest) takeOne() *conn {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	for c := range g.open {
+		delete(g.open, c)
+		return c
+	}
+	return nil
+}
+
 func (g *guest) leave(c *conn) {
 	g.mu.Lock()
 	defer g.mu.Unlock()

@@ -5,6 +5,7 @@ import (
 	"net"
 	"os"
 	"runtime"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -144,6 +145,37 @@ func TestConnectionLimits(t *testing.T) {
 	if total < 20 {
 		t.Errorf("the rows stand for %d attempts, want at least 20", total)
 	}
+}
+
+// A sandbox that has taken every place leaves others their share, and is not robbed of its own.
+func TestPlacesAreShared(t *testing.T) {
+	w := newWorld(t, func(c *egress.Config) { c.Connections, c.ConnectionsPerSlot = 4, 4 })
+	w.apply(nil, nil)
+	w.engine.Open(guestB, sandboxB, sandbox.Policy{})
+	w.serve(1, echo)
+	for range 4 {
+		w.talk(1, "")
+	}
+	w.mustNotConnect(guestA, 1)
+	for range 2 {
+		b := w.connect(guestB, 1)
+		mustWrite(t, b, "x")
+		mustRead(t, b, "x")
+	}
+	cut := func(e sandbox.NetworkLogEntry) bool {
+		return strings.Contains(e.MatchRule, "of which this one had the most")
+	}
+	for end := time.Now().Add(deadline); ; time.Sleep(time.Millisecond) {
+		rows := slices.DeleteFunc(w.rows.last(), func(e sandbox.NetworkLogEntry) bool { return !cut(e) })
+		if len(rows) == 2 && rows[0].SandboxID == sandboxA && rows[1].SandboxID == sandboxA {
+			break
+		}
+		if time.Now().After(end) {
+			t.Fatalf("two of the first sandbox's connections should have made room: %+v", rows)
+		}
+	}
+	w.mustNotConnect(guestB, 1) // each has two
+	w.mustNotConnect(guestA, 1)
 }
 
 func TestPlacesComeBack(t *testing.T) {

@@ -22,6 +22,7 @@ type proxy struct {
 	running  sync.WaitGroup
 
 	conns    atomic.Int64  // open
+	making   sync.Mutex    // held while a place is taken from another sandbox
 	sniffing atomic.Int64  // bytes that wait for a name to be complete
 	splices  chan struct{} // as many as there may be
 	buffers  *buffers
@@ -100,7 +101,8 @@ func (p *proxy) handle(client *net.TCPConn) {
 		return
 	}
 	defer g.conns.Add(-1)
-	if place(&p.conns, p.engine.cfg.Connections) {
+	if p.conns.Add(1) > int64(p.engine.cfg.Connections) && !p.makeRoom(g) {
+		p.conns.Add(-1)
 		full(ruleConnectionsInAll)
 		return
 	}
@@ -109,6 +111,28 @@ func (p *proxy) handle(client *net.TCPConn) {
 	g.enter(c)
 	defer g.leave(c)
 	c.run()
+}
+
+// makeRoom takes a place from the sandbox that has the most, if it would still have no fewer than g then. So those that
+// take all they can get leave every other one its share.
+func (p *proxy) makeRoom(g *guest) bool {
+	p.making.Lock()
+	defer p.making.Unlock()
+	most := g
+	for _, other := range p.engine.all() {
+		if other.conns.Load() > most.conns.Load() {
+			most = other
+		}
+	}
+	if most == g {
+		return false
+	}
+	c := most.takeOne()
+	if c == nil {
+		return false // they are all about to begin or to end
+	}
+	c.cut(ruleMadeRoom)
+	return true
 }
 
 // reset ends a connection in a way that its peer notices at once.

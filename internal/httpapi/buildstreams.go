@@ -1,6 +1,7 @@
 package httpapi
 
 import (
+	"context"
 	"encoding/json"
 	"io"
 	"net/http"
@@ -22,7 +23,7 @@ const (
 // upload stores what a client sends for builds.
 func (s *server) upload(kind sandbox.UploadKind) http.HandlerFunc {
 	return func(w http.ResponseWriter, r *http.Request) {
-		body := &patientBody{Reader: r.Body, control: http.NewResponseController(w)}
+		body := newPatientBody(w, r)
 		defer body.done()
 		u, err := s.service.PutUpload(r.Context(), infoOf(r.Context()).who, kind, body)
 		if err != nil {
@@ -43,16 +44,27 @@ func (s *server) upload(kind sandbox.UploadKind) http.HandlerFunc {
 	}
 }
 
-// patientBody is a body of any length that must not stand still.
+// patientBody is a body of any length that must not stand still, and that ends with its request.
 type patientBody struct {
 	io.Reader
+	ctx     context.Context // of the request
 	control *http.ResponseController
+	stop    func() bool
 	err     error
+}
+
+func newPatientBody(w http.ResponseWriter, r *http.Request) *patientBody {
+	b := &patientBody{Reader: r.Body, ctx: r.Context(), control: http.NewResponseController(w)}
+	b.stop = context.AfterFunc(b.ctx, func() { _ = b.control.SetReadDeadline(time.Unix(1, 0)) }) // which ends a Read
+	return b
 }
 
 // Read waits for the client for so long and no longer.
 func (b *patientBody) Read(p []byte) (int, error) {
 	_ = b.control.SetReadDeadline(time.Now().Add(streamPatience)) // a writer without deadlines only lacks the protection
+	if err := b.ctx.Err(); err != nil {
+		return 0, err
+	}
 	n, err := b.Reader.Read(p)
 	if err != nil && err != io.EOF {
 		b.err = err
@@ -60,7 +72,11 @@ func (b *patientBody) Read(p []byte) (int, error) {
 	return n, err
 }
 
-func (b *patientBody) done() { _ = b.control.SetReadDeadline(time.Time{}) }
+func (b *patientBody) done() {
+	if b.stop() {
+		_ = b.control.SetReadDeadline(time.Time{})
+	}
+}
 
 // explain blames the client's connection for what it has caused.
 func (b *patientBody) explain(err error) error {

@@ -57,7 +57,8 @@ func asClientError(err error) *sandbox.Error {
 }
 
 // WriteError answers with err, when nothing has been written yet, and notes it for the access log.
-func WriteError(w http.ResponseWriter, _ *http.Request, err error) {
+func WriteError(w http.ResponseWriter, r *http.Request, err error) {
+	err = reasonOf(r.Context(), err)
 	e := asClientError(err)
 	status := statusOf(e.Code)
 	if s, ok := errors.AsType[statusError](err); ok {

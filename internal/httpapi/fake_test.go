@@ -38,6 +38,7 @@ type fakeService struct {
 	mu       sync.Mutex
 	err      error // of every call but Authenticate and Allow
 	allowErr error
+	revoked  bool
 	list     []*sandbox.Sandbox
 	total    int
 	sandbox  *sandbox.Sandbox
@@ -64,7 +65,9 @@ type fakeService struct {
 var who = control.Principal{TeamID: "team-1", KeyID: "key-1"}
 
 func (f *fakeService) Authenticate(_ context.Context, key string) (control.Principal, error) {
-	if key != goodKey {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if key != goodKey || f.revoked {
 		return control.Principal{}, sandbox.Errorf(sandbox.CodeUnauthorized, "the API key is not valid")
 	}
 	return who, nil
@@ -276,6 +279,15 @@ func serveAgent(w http.ResponseWriter, r *http.Request) {
 	}
 	if r.URL.Query().Get("path") == "/missing" || bytes.Contains(body, []byte("missing")) {
 		reply(http.StatusNotFound, `{"error":{"code":"not_found","message":"/missing does not exist"}}`)
+		return
+	}
+	if bytes.Contains(body, []byte("forever")) {
+		if r.URL.Path == "/exec/stream" {
+			w.Header().Set("Content-Type", "text/event-stream")
+			_, _ = io.WriteString(w, ": it runs\n\n")
+			_ = http.NewResponseController(w).Flush()
+		}
+		<-r.Context().Done()
 		return
 	}
 	switch r.Method + " " + r.URL.Path {

@@ -7,6 +7,7 @@ import (
 	"net/url"
 	"path"
 	"strings"
+	"time"
 	"unicode/utf8"
 
 	"github.com/superserve/superserve/internal/control"
@@ -21,6 +22,7 @@ type server struct {
 	version   string
 	publicURL string
 	ready     func(context.Context) []Waiting
+	keyCheck  time.Duration
 	log       *slog.Logger
 	mux       *http.ServeMux
 }
@@ -30,13 +32,16 @@ type server struct {
 func New(cfg Config) http.Handler {
 	s := &server{
 		service: cfg.Service, edge: cfg.Edge, version: cfg.Version, publicURL: strings.TrimRight(cfg.PublicURL, "/"),
-		ready: cfg.Ready, log: cfg.Logger, mux: http.NewServeMux(),
+		ready: cfg.Ready, keyCheck: cfg.KeyCheck, log: cfg.Logger, mux: http.NewServeMux(),
 	}
 	if s.ready == nil {
 		s.ready = func(context.Context) []Waiting { return nil }
 	}
 	if s.log == nil {
 		s.log = slog.New(slog.DiscardHandler)
+	}
+	if s.keyCheck <= 0 {
+		s.keyCheck = keyCheckInterval
 	}
 	strict := gen.NewStrictHandlerWithOptions(handlers{s}, nil, gen.StrictHTTPServerOptions{
 		RequestErrorHandlerFunc:  func(w http.ResponseWriter, r *http.Request, err error) { WriteError(w, r, paramError(err)) },
@@ -108,6 +113,9 @@ func (s *server) control(w http.ResponseWriter, r *http.Request) error {
 		if err := s.service.Allow(who.TeamID); err != nil {
 			return err
 		}
+		ctx, stop := s.whileValid(r.Context(), r.Header.Get(keyHeader))
+		defer stop()
+		r = r.WithContext(ctx)
 	}
 	var err error
 	if info.query, err = parseQuery(r.URL.RawQuery); err != nil {
@@ -165,11 +173,13 @@ type requestInfoKey struct{}
 
 func infoOf(ctx context.Context) *requestInfo { return ctx.Value(requestInfoKey{}).(*requestInfo) }
 
+const keyHeader = "X-Api-Key"
+
 // maxAPIKey bounds what is looked up as a key; real ones have 40 characters.
 const maxAPIKey = 256
 
 func (s *server) authenticate(r *http.Request) (control.Principal, error) {
-	key := r.Header.Get("X-Api-Key")
+	key := r.Header.Get(keyHeader)
 	if key == "" || len(key) > maxAPIKey {
 		return control.Principal{}, sandbox.Errorf(sandbox.CodeUnauthorized, "header X-API-Key is missing or not a valid key")
 	}

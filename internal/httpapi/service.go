@@ -5,6 +5,7 @@ import (
 	"io"
 	"log/slog"
 	"net/http"
+	"time"
 
 	"github.com/superserve/superserve/internal/control"
 	"github.com/superserve/superserve/internal/sandbox"
@@ -66,6 +67,8 @@ type Config struct {
 	// Ready lists what the server still waits for; none means ready. nil: always ready.
 	Ready  func(ctx context.Context) []Waiting
 	Logger *slog.Logger // nil: no log
+	// KeyCheck is how soon a request that lasts ends when its API key is revoked or expires; default 10 s.
+	KeyCheck time.Duration
 }
 
 // Waiting is one thing that a starting server waits for.

@@ -208,8 +208,11 @@ func notType(types ...uint32) match {
 	return m
 }
 
-// limitPrefix marks reports of packets that a limit refused, and not the policy.
-const limitPrefix = "limit"
+// Marks of reports about packets that it was not the policy which refused: a limit did, or the source is another's.
+const (
+	limitPrefix = "limit"
+	strayPrefix = "stray"
+)
 
 // report: log group n [prefix "..."] snaplen 64. That is enough for an IPv4 header with options and the ports.
 func report(group uint16, prefix string) match {

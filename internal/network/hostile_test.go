@@ -189,18 +189,31 @@ func next(t *testing.T, c net.PacketConn) string {
 // The wire keeps the order, so that an honest packet sent last arrives last: had a forged one passed, it would have
 // come first.
 func TestSpoofedSourcesAreDropped(t *testing.T) {
-	m := start(t)
+	m, told := startSpied(t)
 	s, other := acquire(t, m), acquire(t, m)
 	apply(t, m, s, nil, nil)
 	apply(t, m, other, nil, nil)
 	hostSysctl(t, "ipv4/conf/"+s.HostIf+"/rp_filter", "0") // the rules must do without it
 	to := sink(t, netnsPath(internetNS), publicAddr+":9200")
-	for _, src := range []string{other.GuestAddr.String(), hostAddr, s.Gateway.String(), publicAddr2, "127.0.0.1", "10.201.255.254", privateAddr, "0.0.0.0"} {
+	sources := []string{other.GuestAddr.String(), hostAddr, s.Gateway.String(), publicAddr2, "127.0.0.1", "10.201.255.254", privateAddr, "0.0.0.0"}
+	for _, src := range sources {
 		sendRaw(t, s, unix.ETH_P_IP, udpPacket(src, publicAddr, 9200, "forged source "+src))
 	}
 	sendRaw(t, s, unix.ETH_P_IP, udpPacket(s.GuestAddr.String(), publicAddr, 9200, "honest"))
 	if got := next(t, to); got != "honest" {
 		t.Error(got)
+	}
+	await(t, "every one is told, as an attempt of the sandbox that made it", func() bool { return len(told.refusalsOf(s)) >= len(sources) })
+	for _, r := range told.refusalsOf(s) {
+		if r.Rule != "the source address is not the sandbox's" || r.Addr.String() != publicAddr || r.Port != 9200 || r.count != 1 {
+			t.Errorf("%+v", r)
+		}
+	}
+	if n := len(told.refusalsOf(s)); n != len(sources) {
+		t.Errorf("%d refusals are told of %d packets", n, len(sources))
+	}
+	if of := told.refusalsOf(other); len(of) > 0 {
+		t.Errorf("told of the one whose address was used: %+v", of)
 	}
 }
 

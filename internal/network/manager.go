@@ -255,6 +255,21 @@ func (m *Manager) findGuest(guest netip.Addr) *slotState {
 	return m.slots[index]
 }
 
+// findLink finds the slot whose interface on the host has an index, nil when there is none.
+func (m *Manager) findLink(link int) *slotState {
+	found, err := netlink.LinkByIndex(link)
+	if err != nil {
+		return nil // it is gone
+	}
+	index, ok := m.layout.index(found.Attrs().Name)
+	if !ok {
+		return nil
+	}
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.slots[index]
+}
+
 // states lists all slots, free indexes left out.
 func (m *Manager) states() []*slotState {
 	m.mu.Lock()

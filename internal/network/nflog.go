@@ -25,6 +25,7 @@ const (
 	nflogBind            = 1 // NFULNL_CFG_CMD_BIND
 	nflogCopyPacket      = 2 // NFULNL_COPY_PACKET
 
+	nflogLink    = 4  // NFULA_IFINDEX_INDEV
 	nflogPayload = 9  // NFULA_PAYLOAD
 	nflogPrefix  = 10 // NFULA_PREFIX
 )
@@ -110,8 +111,18 @@ func configurePacketLog(sock *nl.NetlinkSocket, group uint16, attributes ...*nl.
 	}
 }
 
+// refusedPacket is what the packet log says of a packet.
+type refusedPacket struct {
+	sandbox.PacketInfo
+	// source is what the packet says, link the index of the interface that it came in by.
+	source netip.Addr
+	link   int
+	// mark says what refused it: a limit, that it is a stray, or the policy when it is empty.
+	mark string
+}
+
 // read calls refused for every packet that is reported, until ctx ends.
-func (l *packetLog) read(ctx context.Context, refused func(guest netip.Addr, p sandbox.PacketInfo, limited bool)) error {
+func (l *packetLog) read(ctx context.Context, refused func(refusedPacket)) error {
 	defer context.AfterFunc(ctx, l.sock.Close)()
 	for {
 		messages, _, err := l.sock.Receive()
@@ -127,8 +138,8 @@ func (l *packetLog) read(ctx context.Context, refused func(guest netip.Addr, p s
 			if m.Header.Type != unix.NFNL_SUBSYS_ULOG<<8|nflogPacket {
 				continue
 			}
-			if guest, p, limited, ok := parseReport(m.Data); ok {
-				refused(guest, p, limited)
+			if p, ok := parseReport(m.Data); ok {
+				refused(p)
 			}
 		}
 	}
@@ -137,20 +148,24 @@ func (l *packetLog) read(ctx context.Context, refused func(guest netip.Addr, p s
 func (l *packetLog) close() { l.sock.Close() }
 
 // parseReport reads one message of the packet log.
-func parseReport(msg []byte) (guest netip.Addr, p sandbox.PacketInfo, limited, ok bool) {
+func parseReport(msg []byte) (p refusedPacket, ok bool) {
 	const header = 4 // nfgenmsg
 	if len(msg) < header {
-		return guest, p, false, false
+		return p, false
 	}
 	err := eachAttribute(msg[header:], func(kind uint16, data []byte) {
 		switch kind {
+		case nflogLink:
+			if len(data) == 4 {
+				p.link = int(binary.BigEndian.Uint32(data))
+			}
 		case nflogPrefix:
-			limited = unix.ByteSliceToString(data) == limitPrefix
+			p.mark = unix.ByteSliceToString(data)
 		case nflogPayload:
-			guest, p, ok = parsePacket(data)
+			p.source, p.PacketInfo, ok = parsePacket(data)
 		}
 	})
-	return guest, p, limited, ok && err == nil
+	return p, ok && err == nil
 }
 
 // parsePacket reads the start of an IPv4 packet. Connection tracking has put fragments together before.
@@ -180,5 +195,8 @@ func parsePacket(b []byte) (source netip.Addr, p sandbox.PacketInfo, ok bool) {
 	return source, p, true
 }
 
-// ruleProtocols is what refuses everything that the kernel forwards for nobody.
-const ruleProtocols = "only TCP, UDP and ICMP echo requests leave"
+// What refuses packets that the policy does not know.
+const (
+	ruleProtocols = "only TCP, UDP and ICMP echo requests leave"
+	ruleSource    = "the source address is not the sandbox's"
+)

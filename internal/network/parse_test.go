@@ -39,10 +39,12 @@ func TestParseReport(t *testing.T) {
 		"gre":              {packet(unix.IPPROTO_GRE, 0, 0, 0, 0), "ip-47", 0, ruleProtocols},
 	} {
 		msg := append([]byte{2, 0, 0, 0}, attribute(nflogPrefix, []byte(limitPrefix+"\x00"))...)
-		guest, p, limited, ok := parseReport(append(msg, attribute(nflogPayload, tt.packet)...))
-		if !ok || !limited || guest.String() != "10.201.0.2" || p.Addr.String() != "198.51.100.10" ||
+		msg = append(msg, attribute(nflogLink, []byte{0, 0, 1, 2})...)
+		p, ok := parseReport(append(msg, attribute(nflogPayload, tt.packet)...))
+		if !ok || p.mark != limitPrefix || p.link != 0x102 || p.source.String() != "10.201.0.2" ||
+			p.Addr.String() != "198.51.100.10" ||
 			p.Protocol != tt.protocol || p.Port != tt.port || p.Rule != tt.rule {
-			t.Errorf("%s: %v %+v limited %v, %v", name, guest, p, limited, ok)
+			t.Errorf("%s: %+v, %v", name, p, ok)
 		}
 	}
 }
@@ -55,8 +57,8 @@ func FuzzParse(f *testing.F) {
 		attribute(unix.NLA_F_NESTED|nl.CTA_TUPLE_PROTO, attribute(nl.CTA_PROTO_NUM, []byte{unix.IPPROTO_UDP}))...)
 	f.Add(append(header, attribute(unix.NLA_F_NESTED|nl.CTA_TUPLE_ORIG, tuple)...))
 	f.Fuzz(func(t *testing.T, msg []byte) {
-		if guest, p, _, ok := parseReport(msg); ok && (!guest.Is4() || !p.Addr.Is4() || p.Protocol == "") {
-			t.Errorf("%x: %v %+v", msg, guest, p)
+		if p, ok := parseReport(msg); ok && (!p.source.Is4() || !p.Addr.Is4() || p.Protocol == "") {
+			t.Errorf("%x: %+v", msg, p)
 		}
 		if tr, ok := parseTracked(msg); ok && (tr.sent.payload() < 0 || tr.received.payload() < 0) {
 			t.Errorf("%x: %+v", msg, tr)

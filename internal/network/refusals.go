@@ -3,7 +3,6 @@ package network
 import (
 	"errors"
 	"fmt"
-	"net/netip"
 
 	"github.com/google/nftables"
 	"golang.org/x/sys/unix"
@@ -25,13 +24,16 @@ type refusals struct {
 }
 
 // refused takes a report of the packet log.
-func (m *Manager) refused(guest netip.Addr, p sandbox.PacketInfo, limited bool) {
-	st := m.findGuest(guest)
+func (m *Manager) refused(p refusedPacket) {
+	st := m.findGuest(p.source)
+	switch p.mark {
+	case limitPrefix:
+		p.Rule = fmt.Sprintf("limit: %d tracked connections", m.cfg.MaxConnections)
+	case strayPrefix:
+		st, p.Rule = m.findLink(p.link), ruleSource
+	}
 	if st == nil {
 		return
-	}
-	if limited {
-		p.Rule = fmt.Sprintf("limit: %d tracked connections", m.cfg.MaxConnections)
 	}
 	st.reports.Lock()
 	defer st.reports.Unlock()
@@ -39,7 +41,7 @@ func (m *Manager) refused(guest netip.Addr, p sandbox.PacketInfo, limited bool) 
 		return
 	}
 	st.refusals.told++
-	m.cfg.Gatekeeper.Refused(guest, p, 1)
+	m.cfg.Gatekeeper.Refused(st.slot.GuestAddr, p.PacketInfo, 1)
 }
 
 func (st *slotState) setNamed() {

@@ -23,7 +23,7 @@ import (
 // packet from a slot meets:
 //
 //	prerouting   IPv6 and what tracking finds invalid: drop. Then the slot's own chains, before any translation:
-//	  pre_<i>    foreign sources: drop. Replies to the host: on. In a closed slot, drop. Open TCP connections: on, they
+//	  pre_<i>    foreign sources: to stray_<i>. Replies to the host: on. In a closed slot, drop. Open TCP connections: on, they
 //	             are the proxy's. DNS: on, whatever address it was sent to. Every address of the host, blocked ranges,
 //	             protocols other than TCP, UDP and ICMP echo requests: refused. TCP that opens nothing and belongs to no
 //	             connection: reset, but not an attempt that is counted and told.
@@ -32,6 +32,7 @@ import (
 //	  pass_<i>   too many tracked connections: refused. More bytes of UDP and ICMP than the slot may send: drop. TCP is
 //	             the proxy's to slow down, and DNS has a limit of its own.
 //	  refuse_<i> counts, tells the NFLOG reader and answers with a reset or an ICMP error, so that a connect fails at once.
+//	  stray_<i>  counts, tells the reader and drops.
 //	redirect     DNS goes to the resolver's port, all other TCP to the proxy's.
 //	input        only those replies and what was redirected; from standDown to installBase only the replies.
 //	forward      once more blocked ranges and other slots, in case another program translated the destination. TCP: drop.
@@ -55,7 +56,8 @@ const (
 	chainForwardTo   = "forward_to"   // from forward
 	chainReport      = "report"       // from a slot's own refuse chain
 	chainReportLimit = "report_limit" // from a slot's own over chain
-	chainReject      = "reject"       // from both, and from pre
+	chainReportStray = "report_stray" // from a slot's own stray chain
+	chainReject      = "reject"       // from refuse and over, and from pre
 
 	// chainRestore is empty; that it exists says that ip_forward was off before the first instance came.
 	chainRestore = "restore_ip_forward"
@@ -259,6 +261,7 @@ func (r *ruleset) prerouting(b *batch, logGroup uint16) {
 		drop())
 	b.replace(b.chain(chainReport), report(logGroup, ""))
 	b.replace(b.chain(chainReportLimit), report(logGroup, limitPrefix))
+	b.replace(b.chain(chainReportStray), report(logGroup, strayPrefix))
 	b.replace(b.chain(chainReject), join(l4proto(unix.IPPROTO_TCP), rejectReset()), rejectProhibited())
 }
 

@@ -15,14 +15,16 @@ import (
 )
 
 // A slot's own chains, set and counter: what every packet of it must satisfy, its policy by destination and by source
-// for replies, what happens to packets that may pass, that the policy refuses or that come on top of a limit, the limit
-// of what it receives, the addresses that it was told for names it may reach, and how many packets were refused.
+// for replies, what happens to packets that may pass, that the policy refuses, that come on top of a limit or that bear
+// another source, the limit of what it receives, the addresses that it was told for names it may reach, and
+// how many packets were refused.
 func preChain(index int) string    { return "pre_" + strconv.Itoa(index) }
 func outChain(index int) string    { return "out_" + strconv.Itoa(index) }
 func inChain(index int) string     { return "in_" + strconv.Itoa(index) }
 func passChain(index int) string   { return "pass_" + strconv.Itoa(index) }
 func refuseChain(index int) string { return "refuse_" + strconv.Itoa(index) }
 func overChain(index int) string   { return "over_" + strconv.Itoa(index) }
+func strayChain(index int) string  { return "stray_" + strconv.Itoa(index) }
 func downChain(index int) string   { return "down_" + strconv.Itoa(index) }
 
 func refusedCounter(index int) string { return "refused_" + strconv.Itoa(index) }
@@ -30,7 +32,7 @@ func refusedCounter(index int) string { return "refused_" + strconv.Itoa(index) 
 // slotChains lists a slot's chains, those behind which others are come later.
 func slotChains(index int) []string {
 	return []string{
-		refuseChain(index), overChain(index), passChain(index), outChain(index), preChain(index), inChain(index), downChain(index),
+		refuseChain(index), overChain(index), strayChain(index), passChain(index), outChain(index), preChain(index), inChain(index), downChain(index),
 	}
 }
 
@@ -66,6 +68,11 @@ func (r *ruleset) addFixed(b *batch, s Slot) {
 		count(refusedCounter(s.Index)),
 		join(rateUnder(reportRate, reportBurst), jump(chainReportLimit)),
 		goTo(chainReject))
+	// No answer: the source may be anybody's.
+	b.replace(b.chain(strayChain(s.Index)),
+		count(refusedCounter(s.Index)),
+		join(rateUnder(reportRate, reportBurst), jump(chainReportStray)),
+		drop())
 	pass := []match{join(ctState(expr.CtStateBitNEW), ctCountOver(r.maxConnections), goTo(overChain(s.Index)))}
 	var down []match
 	if r.maxMbits > 0 {
@@ -87,7 +94,7 @@ func (r *ruleset) addFixed(b *batch, s Slot) {
 func (r *ruleset) addPre(b *batch, s Slot) {
 	pass, refuse := goTo(passChain(s.Index)), goTo(refuseChain(s.Index))
 	b.replace(b.chain(preChain(s.Index)),
-		join(addr(sourceOffset, expr.CmpOpNeq, s.GuestAddr), drop()),
+		join(addr(sourceOffset, expr.CmpOpNeq, s.GuestAddr), goTo(strayChain(s.Index))),
 		join(ctState(expr.CtStateBitESTABLISHED), ctReply(), accept()),
 		join(ifInSet(expr.MetaKeyIIFNAME, r.open, true), drop()),
 		// What would go on with a connection that is no longer tracked is not an attempt at another one.

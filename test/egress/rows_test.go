@@ -51,9 +51,9 @@ func openRows(b *box) []row {
 		{what: "IPv6 in IPv4", do: sending(packet(guest, g(21), 41, false, make([]byte, 40))), want: "sent", nothingAt: g(21), log: []logEntry{connection("ip-41", "blocked", wordProtocols, "", g(21), 0)}},
 		{what: "SCTP", do: sending(packet(guest, g(22), 132, false, make([]byte, 20))), want: "sent", nothingAt: g(22)},
 		{what: "a first fragment alone", do: sending(packet(guest, g(23), 17, true, udpBody(portUDP, "12345678"))), want: "sent", nothingAt: g(23)},
-		{what: "another sandbox's address as the source", do: sending(packet(neighbour.String(), g(24), 17, false, udpBody(portUDP, "x"))), want: "sent", nothingAt: g(24)},
-		{what: "the host's address as the source", do: sending(packet(hostAddr, g(25), 17, false, udpBody(portUDP, "x"))), want: "sent", nothingAt: g(25)},
-		{what: "a public source", do: sending(packet(h(1), g(26), 17, false, udpBody(portUDP, "x"))), want: "sent", nothingAt: g(26)},
+		{what: "another sandbox's address as the source", do: sending(packet(neighbour.String(), g(24), 17, false, udpBody(portUDP, "x"))), want: "sent", nothingAt: g(24), log: []logEntry{connection("udp", "blocked", wordSource, "", g(24), portUDP)}},
+		{what: "the host's address as the source", do: sending(packet(hostAddr, g(25), 17, false, udpBody(portUDP, "x"))), want: "sent", nothingAt: g(25), log: []logEntry{connection("udp", "blocked", wordSource, "", g(25), portUDP)}},
+		{what: "a public source", do: sending(packet(h(1), g(26), 17, false, udpBody(portUDP, "x"))), want: "sent", nothingAt: g(26), log: []logEntry{connection("udp", "blocked", wordSource, "", g(26), portUDP)}},
 		{what: "ICMP that is no echo request", do: sending(packet(guest, g(27), 1, false, []byte{13, 0, 0xf2, 0xff, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0})), want: "sent", nothingAt: g(27), log: []logEntry{connection("icmp", "blocked", "", "", g(27), 0)}},
 	}
 	rows = append(rows, alwaysBlockedRows(1)...)

@@ -43,6 +43,7 @@ const (
 	wordDenyAll   = "deny_out 0.0.0.0/0"
 	wordNoAnswer  = "the DNS servers of the host gave no answer"
 	wordProtocols = "only TCP, UDP and ICMP echo requests leave"
+	wordSource    = "the source address is not the sandbox's"
 	wordOtherName = "the connection is for another name (%s) than allow_out *.good.test"
 )
 
