@@ -60,7 +60,7 @@ func (s *server) observe(next func(http.ResponseWriter, *http.Request)) http.Han
 		// Answers hold access tokens: caches must keep nothing.
 		w.Header().Set("Cache-Control", "no-store")
 		r = r.WithContext(context.WithValue(r.Context(), requestIDKey{}, id))
-		rec := &recorder{ResponseWriter: w}
+		rec, body := &recorder{ResponseWriter: w}, watchBody(r)
 		defer func() {
 			aborted := s.recovered(rec, r, recover())
 			s.logRequest(rec, r, id, time.Since(start), aborted)
@@ -69,6 +69,7 @@ func (s *server) observe(next func(http.ResponseWriter, *http.Request)) http.Han
 			}
 		}()
 		next(rec, r)
+		body.linger(rec)
 	})
 }
 
