@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"math"
 	"net"
 	"net/http"
 	"os"
@@ -166,6 +167,13 @@ func (s *Server) openHost(ctx context.Context) error {
 	}
 	s.host = host
 	s.undo.push("stopping the host", host.Stop)
+	s.metrics.WatchGauge("disk_free_bytes", "Free space on the data directory's disk.", func() float64 {
+		free, err := freeBytes(s.cfg.DataDir)
+		if err != nil {
+			return math.NaN()
+		}
+		return float64(free)
+	})
 	return nil
 }
 
@@ -189,7 +197,7 @@ func (s *Server) startControl(ctx context.Context) error {
 			Context: mebibytes(s.cfg.BuildContextMax), Image: mebibytes(s.cfg.ImageUploadMax), Team: mebibytes(s.cfg.UploadQuota),
 		},
 		DefaultTimeoutAction: sandbox.TimeoutAction(s.cfg.DefaultTimeoutAction), EdgeWake: s.cfg.EdgeWake,
-		NetworkLog: s.netlog,
+		NetworkLog: s.netlog, Room: diskRoom(s.cfg.DataDir, s.cfg.DiskReserve),
 	})
 	if err != nil {
 		return fmt.Errorf("making the control plane: %w", err)

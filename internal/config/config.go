@@ -52,6 +52,8 @@ type Config struct {
 	WarmPoolSize int `key:"warm-pool-size" default:"2" min:"0" max:"64" help:"Sandboxes of each system template, and of the teams' templates built last, kept restored and ready to be claimed, in sandboxes. 0 turns the pool off; each costs the memory of an idle sandbox."`
 	PIDsLimit    int `key:"pids-limit" default:"1024" min:"64" max:"65536" help:"Most processes and threads one sandbox may have, in tasks." danger:"A high value lets one sandbox eat the host's process table."`
 
+	DiskReserve int `key:"disk-reserve" default:"1024" min:"0" max:"1073741824" help:"Free space that the data directory's disk must have for new sandboxes, templates, builds and uploads, in MiB; with less they are refused, and what exists goes on. 0: no such check." danger:"Sandboxes on a full disk can't write, and can't be paused."`
+
 	SandboxQuota         int           `key:"sandbox-quota" default:"100" min:"1" max:"100000" help:"Most sandboxes one team may have at a time, paused and failed ones counted."`
 	TemplateQuota        int           `key:"template-quota" default:"100" min:"1" max:"100000" help:"Most templates one team may have."`
 	BuildQuota           int           `key:"build-quota" default:"10" min:"1" max:"1000" help:"Most template builds of one team that may wait or run at a time."`

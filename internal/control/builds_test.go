@@ -393,6 +393,43 @@ func TestNoBuilder(t *testing.T) {
 	wantCode(t, err, sandbox.CodeUnavailable)
 }
 
+// A host without room takes nothing new, and what is there goes on.
+func TestNoRoom(t *testing.T) {
+	w, full := newWorld(t), false
+	b := newScriptedBuilder(w)
+	s := w.start(func(c *control.Config) {
+		c.Builder = b
+		c.Room = func() error {
+			if full {
+				return sandbox.Errorf(sandbox.CodeUnavailable, "the disk is nearly full")
+			}
+			return nil
+		}
+	})
+	create := control.CreateRequest{Name: "x", IdempotencyKey: "once"}
+	sb, err := s.CreateSandbox(t.Context(), w.team, create)
+	if err != nil {
+		t.Fatal(err)
+	}
+	full = true
+	again, err := s.CreateSandbox(t.Context(), w.team, create)
+	if err != nil || again.ID != sb.ID {
+		t.Errorf("the same request again: %+v, %v", again, err)
+	}
+	if err := s.PauseSandbox(t.Context(), w.team, sb.ID); err != nil {
+		t.Error(err)
+	}
+	_, err = s.CreateSandbox(t.Context(), w.team, control.CreateRequest{Name: "y"})
+	wantMessage(t, err, sandbox.CodeUnavailable, "the disk is nearly full")
+	_, _, err = s.CreateTemplate(t.Context(), w.team, control.TemplateRequest{Name: "app", Spec: alpine("true")})
+	wantMessage(t, err, sandbox.CodeUnavailable, "the disk is nearly full")
+	_, err = s.PutUpload(t.Context(), w.team, sandbox.UploadContext, strings.NewReader(""))
+	wantMessage(t, err, sandbox.CodeUnavailable, "the disk is nearly full")
+	if _, err := s.ResumeSandbox(t.Context(), w.team, sb.ID); err != nil {
+		t.Error(err)
+	}
+}
+
 // At a start the builder's snapshots are not taken for leftovers, and others still are.
 func TestStartKeepsTheBuildersSnapshots(t *testing.T) {
 	w := newWorld(t)

@@ -129,6 +129,9 @@ func (s *Service) createFrom(ctx context.Context, p Principal, req *CreateReques
 	if err != nil {
 		return nil, nil, err
 	}
+	if err := s.room(); err != nil {
+		return nil, nil, err
+	}
 	sb.TemplateID, sb.Resources, sb.SourceSnapshotID = from.templateID, from.resources, from.snapshotID
 	spec, err := s.startSpec(ctx, sb, from.checkpointID)
 	if err != nil {

@@ -32,6 +32,9 @@ type Config struct {
 	// NetworkLog is what writes the network log in this process; nil: another process does.
 	NetworkLog NetworkLog
 
+	// Room refuses new sandboxes, templates, builds and uploads while the host has no room for them; nil: it always has.
+	Room func() error
+
 	// SandboxQuota is the largest number of sandboxes a team may have; 0: no limit.
 	SandboxQuota int
 	// Builds bounds a team's templates and running builds, TemplateLimits what its templates' sandboxes may have (zero:

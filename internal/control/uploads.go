@@ -2,6 +2,7 @@ package control
 
 import (
 	"context"
+	"errors"
 	"io"
 	"sync"
 	"time"
@@ -121,7 +122,19 @@ func (s *Service) admitBuilds(ctx context.Context) error {
 	if _, none := s.builder.(noBuilder); none {
 		return sandbox.Errorf(sandbox.CodeUnavailable, "this server builds no templates")
 	}
-	return nil
+	return s.room()
+}
+
+// room says whether the host has room for something new.
+func (s *Service) room() error {
+	if s.cfg.Room == nil {
+		return nil
+	}
+	err := s.cfg.Room()
+	if _, told := errors.AsType[*sandbox.Error](err); told || err == nil {
+		return err
+	}
+	return sandbox.Internal("looking for free space", err)
 }
 
 // noBuilder is the Builder of a host that builds nothing.

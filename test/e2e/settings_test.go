@@ -10,6 +10,7 @@ import (
 	"regexp"
 	"strconv"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -79,6 +80,31 @@ func TestRateLimit(t *testing.T) {
 	}
 	if n, err := strconv.Atoi(limited.Header.Get("Retry-After")); err != nil || n < 1 {
 		t.Errorf("Retry-After %q", limited.Header.Get("Retry-After"))
+	}
+}
+
+// With less free space than disk-reserve nothing new is made, and what exists goes on.
+func TestDiskReserve(t *testing.T) {
+	s := sibling(t, map[string]string{"WARM_POOL_SIZE": "0"})
+	b := s.create(t)
+	if err := s.Stop(syscall.SIGTERM); err != nil {
+		t.Fatal(err)
+	}
+	s.Settings["DISK_RESERVE"] = "1073741824" // a PiB
+	s.restart(t)
+	_, err := s.client(t).CreateSandbox(t.Context(), client.CreateSandboxRequest{Name: "another"})
+	if !client.IsUnavailable(err) || !strings.Contains(err.Error(), "disk-reserve") {
+		t.Errorf("a create: %v", err)
+	}
+	_, err = s.client(t).UploadContext(t.Context(), strings.NewReader("x"), 1)
+	if !client.IsUnavailable(err) {
+		t.Errorf("an upload: %v", err)
+	}
+	b.write("/home/user/x", "written")
+	b.pause()
+	b.resume()
+	if got := b.read("/home/user/x"); got != "written" {
+		t.Errorf("%q", got)
 	}
 }
 
