@@ -21,7 +21,7 @@ func TestRefusedUploadsAreReadOn(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		defer conn.Close()
+		t.Cleanup(func() { conn.Close() })
 		conn.SetDeadline(time.Now().Add(20 * time.Second))
 		const size = 32 << 20 // more than the sockets hold
 		fmt.Fprintf(conn, "POST /templates/contexts HTTP/1.1\r\nHost: x\r\nX-API-Key: "+goodKey+"\r\n"+framing, size)
