@@ -8,8 +8,10 @@ import (
 	"net/http"
 	"net/url"
 	"os"
+	"strconv"
 	"strings"
 	"time"
+	"unicode"
 )
 
 // DefaultBaseURL is where FromEnv looks for a server when SUPERSERVE_BASE_URL is not set.
@@ -46,6 +48,9 @@ func New(baseURL, apiKey string, opts ...Option) (*Client, error) {
 	base, err := parseOrigin(baseURL)
 	if err != nil {
 		return nil, fmt.Errorf("base URL: %w", err)
+	}
+	if strings.ContainsFunc(apiKey, unicode.IsControl) {
+		return nil, errors.New("the API key holds a character that no key has, such as a line break")
 	}
 	c := &Client{base: base, apiKey: apiKey, userAgent: "superserve-go", sleep: sleepContext}
 	for _, o := range opts {
@@ -100,8 +105,16 @@ func defaultTransport(rootCAs *x509.CertPool) *http.Transport {
 
 func parseOrigin(s string) (*url.URL, error) {
 	u, err := url.Parse(strings.TrimRight(s, "/"))
+	if err != nil && strings.Contains(s, "@") { // there may be a password in it
+		return nil, errors.New("it must look like http://host or https://host:port")
+	}
 	if err != nil {
-		return nil, err
+		return nil, fmt.Errorf("%q must look like http://host or https://host:port", s)
+	}
+	if port := u.Port(); port != "" {
+		if n, err := strconv.ParseUint(port, 10, 16); err != nil || n == 0 {
+			return nil, fmt.Errorf("the port of %q must be 1 to 65535", u.Redacted())
+		}
 	}
 	if (u.Scheme != "http" && u.Scheme != "https") || u.Host == "" || u.RawQuery != "" || u.Fragment != "" || u.User != nil {
 		return nil, fmt.Errorf("%q must look like http://host or https://host:port", u.Redacted())

@@ -293,3 +293,51 @@ func TestTypesDecode(t *testing.T) {
 		t.Errorf("%+v %v: exit code 0 must differ from none", e, err)
 	}
 }
+
+// An id that is empty or a way through the path never becomes another call.
+func TestIDsThatNothingHas(t *testing.T) {
+	s, c := serve(t, answer{status: 204})
+	for _, bad := range []string{"", ".", ".."} {
+		for name, err := range map[string]error{
+			"delete":   c.DeleteSandbox(t.Context(), bad),
+			"pause":    c.PauseSandbox(t.Context(), bad),
+			"template": c.DeleteTemplate(t.Context(), bad),
+			"cancel":   c.CancelBuild(t.Context(), "a", bad),
+		} {
+			if err == nil || !strings.Contains(err.Error(), "which nothing has") {
+				t.Errorf("%s %q: %v", name, bad, err)
+			}
+		}
+	}
+	if n := len(s.calls()); n != 0 {
+		t.Errorf("%d calls were sent", n)
+	}
+}
+
+func TestAnswerOfSomethingElse(t *testing.T) {
+	_, c := serve(t, answer{status: 200, body: "<html>"})
+	if _, err := c.GetSandbox(t.Context(), id); !errors.Is(err, client.ErrNotJSON) {
+		t.Errorf("got %v", err)
+	}
+}
+
+func TestWrongOriginsAndKeys(t *testing.T) {
+	for _, bad := range []string{"127.0.0.1:8080", "localhost:8080", "", "http://", "ftp://x", "http://[::1", " http://x", "http://x\n"} {
+		if _, err := client.New(bad, key); err == nil || !strings.Contains(err.Error(), "must look like http://host") {
+			t.Errorf("%q: %v", bad, err)
+		}
+	}
+	for _, bad := range []string{"http://x:0", "http://x:99999"} {
+		if _, err := client.New(bad, key); err == nil || !strings.Contains(err.Error(), "must be 1 to 65535") {
+			t.Errorf("%q: %v", bad, err)
+		}
+	}
+	for _, bad := range []string{"http://u:hidden@[::1", "http://u:hidden@x"} {
+		if _, err := client.New(bad, key); err == nil || strings.Contains(err.Error(), "hidden") {
+			t.Errorf("%q: %v", bad, err)
+		}
+	}
+	if _, err := client.New("http://x", key+"\n"); err == nil || !strings.Contains(err.Error(), "API key") || strings.Contains(err.Error(), key) {
+		t.Errorf("a key with a line break: %v", err)
+	}
+}

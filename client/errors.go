@@ -37,6 +37,10 @@ func (e *Error) Error() string {
 	return s
 }
 
+// ErrNotJSON is inside the error of an answer that says it is a success and is not what this API answers with: whatever
+// is at the base URL is no Superserve server.
+var ErrNotJSON = errors.New("the answer is not JSON")
+
 // CodeOf returns the code of the *Error in err's chain, "" when there is none.
 func CodeOf(err error) string {
 	if e, ok := errors.AsType[*Error](err); ok {

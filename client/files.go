@@ -37,7 +37,8 @@ func (d *DataPlane) read(ctx context.Context, q url.Values) (*FileReader, error)
 }
 
 // WriteFile uploads a file as a stream, making its parents; an upload that fails leaves the old file. size is how many
-// bytes content has, -1 when unknown.
+// bytes content has, -1 when unknown. When ctx ends or the server refuses while a Read of content waits, WriteFile returns
+// and that Read ends by itself; what it brings is lost. The same holds for WriteTar.
 func (d *DataPlane) WriteFile(ctx context.Context, path string, content io.Reader, size int64) (*FileWritten, error) {
 	return d.write(ctx, url.Values{"path": {path}}, "application/octet-stream", content, size)
 }
@@ -49,8 +50,12 @@ func (d *DataPlane) WriteTar(ctx context.Context, dir string, archive io.Reader)
 
 func (d *DataPlane) write(ctx context.Context, q url.Values, contentType string, body io.Reader, size int64) (*FileWritten, error) {
 	r := d.call(http.MethodPost, "/files")
-	// The transport closes a body that can be closed; this one is the caller's.
-	r.query, r.body, r.contentLength = q, io.NopCloser(body), size
+	r.query = q
+	done, err := r.send(ctx, body, size)
+	if err != nil {
+		return nil, fmt.Errorf("writing %s: %w", q.Get("path"), err)
+	}
+	defer done()
 	r.header.Set("Content-Type", contentType)
 	var out FileWritten
 	if _, err := d.client.doJSON(ctx, r, &out); err != nil {

@@ -67,6 +67,14 @@ func (p *pipe) write(b []byte) error {
 	return nil
 }
 
+// abort is close without the bytes that have not been read.
+func (p *pipe) abort(err error) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.err, p.used = err, 0
+	p.changed.Broadcast()
+}
+
 // close ends the pipe; bytes in it can still be read. Only the first error counts.
 func (p *pipe) close(err error) {
 	p.mu.Lock()

@@ -10,6 +10,7 @@ import (
 	"math/rand/v2"
 	"net/http"
 	"net/url"
+	"strings"
 	"time"
 )
 
@@ -57,6 +58,9 @@ func sleepContext(ctx context.Context, d time.Duration) error {
 // an error. retried says whether an earlier attempt may have reached the server.
 func (c *Client) do(ctx context.Context, r call) (res *http.Response, retried bool, err error) {
 	payload, err := r.payload()
+	if err == nil {
+		err = r.checkPath()
+	}
 	if err != nil {
 		return nil, false, err
 	}
@@ -104,6 +108,16 @@ func retryWait(err error, try int) (time.Duration, bool) {
 		return max(wait, e.RetryAfter), e.RetryAfter <= maxWait
 	}
 	return 0, false
+}
+
+// checkPath refuses ids and names that would make the path another call's.
+func (r call) checkPath() error {
+	for segment := range strings.SplitSeq(r.path[1:], "/") {
+		if segment == "" || segment == "." || segment == ".." {
+			return fmt.Errorf("the id or name is %q, which nothing has", segment)
+		}
+	}
+	return nil
 }
 
 func (r call) payload() ([]byte, error) {
@@ -170,6 +184,9 @@ func (c *Client) doJSON(ctx context.Context, r call, out any) (http.Header, erro
 	}
 	if len(raw) > maxAnswer {
 		return nil, fmt.Errorf("the answer is larger than %d bytes", maxAnswer)
+	}
+	if !json.Valid(raw) {
+		return nil, ErrNotJSON
 	}
 	if err := json.Unmarshal(raw, out); err != nil {
 		return nil, fmt.Errorf("decoding the answer: %w", err)

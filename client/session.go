@@ -121,7 +121,7 @@ func (d *DataPlane) open(ctx context.Context, path string, query url.Values, pro
 func (s *session) first() (m sessionMessage, err error) {
 	kind, r, err := s.conn.Reader(s.ctx)
 	if err != nil {
-		return m, s.cut(err)
+		return m, s.refused(err)
 	}
 	if kind != websocket.MessageText {
 		return m, errors.New("the server began with a binary message")
@@ -158,6 +158,16 @@ func (s *session) cut(err error) error {
 		err = &Error{StatusCode: int(closed.Code - closeCodeBase), Code: code, Message: message}
 	}
 	return fmt.Errorf("%w: %w", ErrStreamCut, err)
+}
+
+// refused is the error of a connection that ended before its session began. When the server says why, there is no stream
+// that could have been cut.
+func (s *session) refused(err error) error {
+	err = s.cut(err)
+	if e, ok := errors.AsType[*Error](err); ok {
+		return e
+	}
+	return err
 }
 
 // start begins to read; receive and streams must be set.

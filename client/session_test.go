@@ -487,3 +487,16 @@ func TestOutputWaitsForItsReader(t *testing.T) {
 		t.Errorf("%d bytes, %v", n, err)
 	}
 }
+
+// A command that the server does not begin has no stream that could have been cut.
+func TestRefusedSession(t *testing.T) {
+	d, _ := sessions(t, execV1, func(p *peer) {
+		p.next()
+		_ = p.Close(4400, "bad_request: working_dir /x is not an existing directory")
+	})
+	_, err := d.Spawn(t.Context(), client.ExecRequest{Command: "true", WorkingDir: "/x"})
+	want := "starting the command: bad_request: working_dir /x is not an existing directory"
+	if err == nil || err.Error() != want || errors.Is(err, client.ErrStreamCut) || !client.IsBadRequest(err) {
+		t.Errorf("got %v", err)
+	}
+}

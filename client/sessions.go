@@ -29,8 +29,8 @@ func (d *DataPlane) Sessions(ctx context.Context) ([]Session, error) {
 	return out, nil
 }
 
-// KillSession kills a session's process group, whose exit code is 137 then; one that has ended it takes off the list. One that does not exist is an error that IsNotFound knows, except after a
-// retry.
+// KillSession kills a session's process group, whose exit code is 137 then; one that has ended it takes off the list. One
+// that does not exist is an error that IsNotFound knows, except after a retry.
 func (d *DataPlane) KillSession(ctx context.Context, id string) error {
 	res, retried, err := d.client.do(ctx, d.call(http.MethodDelete, "/exec/sessions/"+url.PathEscape(id)))
 	if err != nil {

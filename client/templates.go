@@ -228,7 +228,11 @@ func (c *Client) UploadImage(ctx context.Context, tar io.Reader, size int64) (*U
 func (c *Client) upload(ctx context.Context, path string, tar io.Reader, size int64) (*Upload, error) {
 	r := c.control(http.MethodPost, path)
 	r.header.Set("Content-Type", "application/x-tar")
-	r.body, r.contentLength = tar, size
+	done, err := r.send(ctx, tar, size)
+	if err != nil {
+		return nil, fmt.Errorf("sending the files: %w", err)
+	}
+	defer done()
 	var out Upload
 	if _, err := c.doJSON(ctx, r, &out); err != nil {
 		return nil, fmt.Errorf("sending the files: %w", err)

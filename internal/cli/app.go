@@ -65,7 +65,7 @@ func Main(ctx context.Context, app *App, args []string) int {
 }
 
 func (a *App) root() *cobra.Command {
-	root := &cobra.Command{
+	root := group(&cobra.Command{
 		Use:   "superserve",
 		Short: "Sandboxes for code you do not trust",
 		Long: `Superserve runs isolated Linux sandboxes and serves them over HTTP.
@@ -75,12 +75,17 @@ key from SUPERSERVE_API_KEY. SUPERSERVE_CA_FILE names a PEM file with certificat
 system's, such as superserve ca show prints.`,
 		SilenceErrors: true,
 		SilenceUsage:  true,
-		Args:          cobra.NoArgs,
-		RunE:          func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
-		PersistentPreRun: func(*cobra.Command, []string) {
+		Version:       a.Version,
+		PersistentPreRunE: func(cmd *cobra.Command, _ []string) error {
+			if err := refuseEmptyFlags(cmd); err != nil {
+				return err
+			}
 			a.started = true
+			return nil
 		},
-	}
+	})
+	root.SetVersionTemplate("{{.Version}}\n")
+	root.SetFlagErrorFunc(flagError)
 	root.SetIn(a.In)
 	root.SetOut(a.Out)
 	root.SetErr(a.Err)
@@ -96,7 +101,7 @@ system's, such as superserve ca show prints.`,
 
 func (a *App) versionCommand() *cobra.Command {
 	return &cobra.Command{
-		Use: "version", Short: "Print the version", Args: cobra.NoArgs,
+		Use: "version", Short: "Print the version", Args: operands,
 		RunE: func(*cobra.Command, []string) error {
 			if a.json {
 				return a.printJSON(map[string]string{"version": a.Version})
@@ -108,12 +113,11 @@ func (a *App) versionCommand() *cobra.Command {
 }
 
 func (a *App) configCommand() *cobra.Command {
-	parent := &cobra.Command{
-		Use: "config", Short: "About the settings", Args: cobra.NoArgs, Hidden: true,
-		RunE: func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
-	}
+	parent := group(&cobra.Command{
+		Use: "config", Short: "About the settings", Hidden: true,
+	})
 	parent.AddCommand(&cobra.Command{
-		Use: "reference", Short: "Print docs/configuration.md", Args: cobra.NoArgs,
+		Use: "reference", Short: "Print docs/configuration.md", Args: operands,
 		RunE: func(*cobra.Command, []string) error {
 			_, err := io.WriteString(a.Out, config.Reference())
 			return err

@@ -28,7 +28,7 @@ on the server's own machine with nothing else going on.
 
 With --sdk it measures the Go client instead, against net/http alone on the same calls in turn: a command that does
 nothing, and 100 MiB up and down.`,
-		Args: cobra.NoArgs,
+		Args: operands,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if n < 1 || n > 1000 {
 				return usagef("-n must be 1-1000")

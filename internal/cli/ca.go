@@ -14,16 +14,15 @@ import (
 )
 
 func (a *App) caCommand() *cobra.Command {
-	parent := &cobra.Command{
-		Use: "ca", Short: "About the certificate authority of --tls internal", Args: cobra.NoArgs,
-		RunE: func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
-	}
+	parent := group(&cobra.Command{
+		Use: "ca", Short: "About the certificate authority of --tls internal",
+	})
 	show := &cobra.Command{
 		Use: "show", Short: "Print the authority's certificate in PEM, on the server's own machine",
 		Long: `Print the certificate of the authority that superserve server --tls internal made in its data directory, in PEM.
 Clients trust it when SUPERSERVE_CA_FILE names a file with it. Where it is and its fingerprint go to standard error.`,
 		Example: "  superserve ca show --data-dir /var/lib/superserve > superserve-ca.pem",
-		Args:    cobra.NoArgs,
+		Args:    operands,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			cfg, _, err := a.settings(cmd)
 			if err != nil {

@@ -27,6 +27,9 @@ func (a *App) client() (*client.Client, error) {
 	if key == "" {
 		return nil, errNoKey
 	}
+	if printable(key) != key {
+		return nil, errors.New("SUPERSERVE_API_KEY holds a character that no key has, such as a line break")
+	}
 	return a.clientFor(a.getenv("SUPERSERVE_BASE_URL"), key)
 }
 
@@ -85,23 +88,28 @@ func hint(err error) string {
 		case "unauthorized":
 			return "; check SUPERSERVE_API_KEY (superserve key list on the server shows which keys are valid)"
 		case "not_found":
-			if !strings.HasSuffix(e.Message, " not found") {
-				return "" // a file, which says enough
-			}
-			return "; superserve sandbox list and superserve template list show what there is"
+			return hintMissing(e.Message)
 		case "too_many_templates":
 			return "; delete some with superserve template delete, or raise the server's template-quota"
 		case "too_many_builds":
 			return "; wait for one, end one with superserve template cancel, or raise the server's build-quota"
 		case "too_many_sandboxes":
 			return "; delete some with superserve sandbox kill, or raise the server's sandbox-quota"
-		case "is_directory":
-			return "; cp -r copies directories"
+		case "rate_limited":
+			if e.RetryAfter > 0 {
+				return fmt.Sprintf("; the server asks to wait %s", e.RetryAfter)
+			}
+		}
+		if e.StatusCode >= 502 && e.StatusCode <= 504 && strings.HasPrefix(e.Code, "http_") {
+			return "; something in front of the server answered for it: is the server running?"
 		}
 		if strings.HasPrefix(e.Code, "http_") {
 			return "; is SUPERSERVE_BASE_URL really a Superserve server, and https:// if it has TLS?"
 		}
 		return ""
+	}
+	if errors.Is(err, client.ErrNotJSON) {
+		return "; is SUPERSERVE_BASE_URL really a Superserve server?"
 	}
 	if _, ok := errors.AsType[*tls.CertificateVerificationError](err); ok {
 		return "; SUPERSERVE_CA_FILE names a PEM file with the authority to trust (superserve ca show prints the server's own)"
@@ -115,6 +123,23 @@ func hint(err error) string {
 		}
 	}
 	return ""
+}
+
+// hintMissing says where to look for what a 404 has not found.
+func hintMissing(message string) string {
+	switch message {
+	case "sandbox not found":
+		return "; superserve sandbox list shows the ids"
+	case "template not found":
+		return "; superserve template list shows the names"
+	case "snapshot not found":
+		return "; superserve sandbox get shows the snapshot of a paused sandbox"
+	case "build not found":
+		return "; superserve template get shows the latest builds"
+	case "there is no such path":
+		return "; is SUPERSERVE_BASE_URL right, and the server not older than this program?"
+	}
+	return "" // a file or a session, which says enough
 }
 
 func sortedKeys(m map[string]string) []string { return slices.Sorted(maps.Keys(m)) }

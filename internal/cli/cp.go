@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"os"
 	"path"
 	"path/filepath"
@@ -22,21 +23,22 @@ func (a *App) sandboxCpCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "cp SOURCE TARGET",
 		Short: "Copy a file or directory into a sandbox or out of it",
-		Long: `Copy one file, or with -r a directory and all it holds. The side in the sandbox is ID:/absolute/path, the other a local path or - for standard
-input or output. A target that ends in / or is a local directory keeps the source's name. An existing file is
-replaced when the copy is complete, not before. With -r the files of the source are put over those of the target;
-symbolic links are copied into a sandbox and left out on the way out of it.`,
+		Long: `Copy one file, or with -r a directory and all it holds. The side in the sandbox is ID:/absolute/path, the other a
+local path or - for standard input or output. A target that ends in / or is a local directory keeps the source's name.
+Directories that are missing in the sandbox are made. An existing file is replaced when the copy is complete, not
+before, and keeps its permissions; a new one has 0644.
+
+With -r the files of the source are put over those of the target. They keep their permissions, but not owners, times,
+setuid bits and hard links. Symbolic links are copied into a sandbox and left out on the way out of it; devices, pipes
+and sockets are always left out.`,
 		Example: `  superserve sandbox cp data.csv ID:/home/user/
   superserve sandbox cp ID:/home/user/result.json .
   superserve sandbox cp -r site ID:/srv/`,
-		Args: cobra.ExactArgs(2),
+		Args: operands,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			from, to := parseLocation(args[0]), parseLocation(args[1])
-			switch {
-			case from.id == "" && to.id == "":
-				return usagef("one side must be in a sandbox, written ID:/absolute/path")
-			case from.id != "" && to.id != "":
-				return usagef("only one side can be in a sandbox; copy through - or a local file")
+			if err := checkLocations(from, to, recursive); err != nil {
+				return err
 			}
 			c, err := a.client()
 			if err != nil {
@@ -69,21 +71,40 @@ func parseLocation(arg string) location {
 	return location{path: arg}
 }
 
+// checkLocations finds what can be seen of a copy to be wrong before anything is sent.
+func checkLocations(from, to location, recursive bool) error {
+	switch {
+	case from.id == "" && to.id == "":
+		return usagef("one side must be in a sandbox, written ID:/absolute/path; superserve sandbox list shows the ids")
+	case from.id != "" && to.id != "":
+		return usagef("only one side can be in a sandbox; copy through - or a local file")
+	case from.id == "" && from.path == "-" && strings.HasSuffix(to.path, "/"):
+		return usagef("standard input has no name; give the target's full path")
+	case from.id == "" && from.path == "-" && recursive:
+		return usagef("-r copies a directory, and standard input is none")
+	case to.id == "" && to.path == "-" && recursive:
+		return usagef("a directory cannot be copied to standard output")
+	}
+	for _, l := range []location{from, to} {
+		if l.id != "" && !strings.HasPrefix(l.path, "/") {
+			return usagef("the path in the sandbox must be absolute, written %s:/absolute/path; got %q", l.id, l.path)
+		}
+	}
+	return nil
+}
+
 func (a *App) upload(ctx context.Context, c *client.Client, local string, to location) error {
 	var r = a.In
 	size := int64(-1)
 	if local != "-" {
-		f, info, err := openRegular(local)
+		f, length, err := openSource(ctx, local)
 		if err != nil {
 			return err
 		}
 		defer f.Close()
-		r, size = f, info.Size()
+		r, size = f, length
 	}
 	if strings.HasSuffix(to.path, "/") {
-		if local == "-" {
-			return usagef("standard input has no name; give the target's full path")
-		}
 		to.path = path.Join(to.path, filepath.Base(local))
 	}
 	dp, err := c.Connect(ctx, to.id)
@@ -92,25 +113,50 @@ func (a *App) upload(ctx context.Context, c *client.Client, local string, to loc
 	}
 	bar := a.progress(size, "uploading")
 	written, err := dp.WriteFile(ctx, to.path, io.TeeReader(r, bar), size)
+	if client.CodeOf(err) == isDirectory {
+		err = fmt.Errorf("%w; with a / at its end the file goes into it", err)
+	}
 	if err = errors.Join(err, bar.Close()); err != nil {
 		return err
 	}
 	return a.copied(written.Path, written.Size)
 }
 
-func openRegular(name string) (*os.File, os.FileInfo, error) {
-	f, err := os.Open(name)
+// isDirectory is the API's code for a directory where a file is meant.
+const isDirectory = "is_directory"
+
+// openSource opens what is to be copied; its size is -1 when only the reading tells, as of a pipe or of a file in /proc,
+// which says that it has none.
+func openSource(ctx context.Context, name string) (f *os.File, size int64, err error) {
+	type opened struct {
+		f   *os.File
+		err error
+	}
+	done := make(chan opened, 1)
+	go func() { // a named pipe is open when somebody has opened its other end
+		f, err := os.Open(name)
+		done <- opened{f, err}
+	}()
+	select {
+	case o := <-done:
+		f, err = o.f, o.err
+	case <-ctx.Done():
+		return nil, 0, ctx.Err()
+	}
 	if err != nil {
-		return nil, nil, err
+		return nil, 0, err
 	}
 	info, err := f.Stat()
 	if err == nil && info.IsDir() {
 		err = fmt.Errorf("%s is a directory; cp -r copies directories", name)
 	}
 	if err != nil {
-		return nil, nil, errors.Join(err, f.Close())
+		return nil, 0, errors.Join(err, f.Close())
 	}
-	return f, info, nil
+	if !info.Mode().IsRegular() || info.Size() == 0 {
+		return f, -1, nil
+	}
+	return f, info.Size(), nil
 }
 
 func (a *App) download(ctx context.Context, c *client.Client, from location, local string) error {
@@ -119,6 +165,9 @@ func (a *App) download(ctx context.Context, c *client.Client, from location, loc
 		return err
 	}
 	body, err := dp.ReadFile(ctx, from.path)
+	if client.CodeOf(err) == isDirectory {
+		return fmt.Errorf("%w; cp -r copies directories", err)
+	}
 	if err != nil {
 		return err
 	}
@@ -154,7 +203,10 @@ func localTarget(local string, from location) string {
 func saveFile(name string, r io.Reader, size int64) (n int64, err error) {
 	f, err := os.CreateTemp(filepath.Dir(name), ".superserve-*")
 	if err != nil {
-		return 0, err
+		if e, ok := errors.AsType[*fs.PathError](err); ok {
+			err = e.Err // the temporary name tells nobody anything
+		}
+		return 0, fmt.Errorf("writing in the directory %s: %w", filepath.Dir(name), err)
 	}
 	defer os.Remove(f.Name()) //nolint:errcheck // gone after the rename
 	n, err = io.Copy(f, r)
@@ -175,7 +227,7 @@ func (a *App) copied(target string, size int64) error {
 	if a.json {
 		return a.printJSON(map[string]any{"path": target, "size": size})
 	}
-	fmt.Fprintf(a.Err, "copied %s to %s\n", mib(size), printable(target))
+	fmt.Fprintf(a.Err, "copied %s to %s\n", shownBytes(&size), printable(target))
 	return nil
 }
 

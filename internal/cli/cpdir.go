@@ -95,18 +95,23 @@ func (a *App) packDir(w io.Writer, dir string) error {
 		if err := tw.WriteHeader(h); err != nil || !info.Mode().IsRegular() {
 			return err
 		}
-		return addFile(tw, name)
+		return addFile(tw, name, h.Size)
 	})
 	return errors.Join(err, tw.Close())
 }
 
-func addFile(w io.Writer, name string) error {
+// addFile packs the size bytes that a file had when its header was written; what it grew by since then is left out.
+func addFile(w io.Writer, name string, size int64) error {
 	f, err := os.Open(name)
 	if err != nil {
 		return err
 	}
 	defer f.Close()
-	if _, err = io.Copy(w, f); err != nil {
+	n, err := io.Copy(w, io.LimitReader(f, size))
+	if err == nil && n < size {
+		err = fmt.Errorf("it became shorter meanwhile: %d of %d bytes are left", n, size)
+	}
+	if err != nil {
 		return fmt.Errorf("packing %s: %w", name, err)
 	}
 	return nil
@@ -114,9 +119,6 @@ func addFile(w io.Writer, name string) error {
 
 // downloadDir gets a directory as a zip archive, which says at its end whether it is complete, and then unpacks it.
 func (a *App) downloadDir(ctx context.Context, c *client.Client, from location, local string) error {
-	if local == "-" {
-		return usagef("a directory cannot be copied to standard output")
-	}
 	dp, err := c.Connect(ctx, from.id)
 	if err != nil {
 		return err
@@ -142,7 +144,7 @@ func (a *App) downloadDir(ctx context.Context, c *client.Client, from location, 
 		return fmt.Errorf("the archive that came is not complete: %w", err)
 	}
 	target := localTarget(local, from)
-	n, err := unpackZip(archive, target)
+	n, err := unpackZip(ctx, archive, target)
 	if err != nil {
 		return err
 	}
@@ -151,7 +153,7 @@ func (a *App) downloadDir(ctx context.Context, c *client.Client, from location, 
 
 // unpackZip writes an archive's entries, without their first path element, into a directory, and nothing outside of it
 // whatever their names and the links there.
-func unpackZip(archive *zip.Reader, dir string) (size int64, err error) {
+func unpackZip(ctx context.Context, archive *zip.Reader, dir string) (size int64, err error) {
 	if err := os.MkdirAll(dir, 0o755); err != nil {
 		return 0, err
 	}
@@ -161,6 +163,9 @@ func unpackZip(archive *zip.Reader, dir string) (size int64, err error) {
 	}
 	defer root.Close()
 	for _, entry := range archive.File {
+		if ctx.Err() != nil {
+			return size, ctx.Err()
+		}
 		_, name, _ := strings.Cut(entry.Name, "/")
 		if name == "" {
 			continue

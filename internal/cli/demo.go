@@ -40,7 +40,7 @@ func (a *App) demoCommand() *cobra.Command {
 		Long: `Create a sandbox, start a Python program that counts, write and read a file, pause, resume, see that the same
 process is still counting, and delete it. Uses the server of SUPERSERVE_BASE_URL and SUPERSERVE_API_KEY, else the one
 that runs in --data-dir.`,
-		Args: cobra.NoArgs,
+		Args: operands,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			c, err := a.localClient(cmd)
 			if err != nil {

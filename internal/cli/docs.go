@@ -11,12 +11,11 @@ import (
 
 // docsCommand prints docs/cli.md, made from the commands themselves.
 func (a *App) docsCommand(root *cobra.Command) *cobra.Command {
-	parent := &cobra.Command{
-		Use: "docs", Short: "Print generated documentation", Hidden: true, Args: cobra.NoArgs,
-		RunE: func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
-	}
+	parent := group(&cobra.Command{
+		Use: "docs", Short: "Print generated documentation", Hidden: true,
+	})
 	parent.AddCommand(&cobra.Command{
-		Use: "cli", Short: "Print docs/cli.md", Args: cobra.NoArgs,
+		Use: "cli", Short: "Print docs/cli.md", Args: operands,
 		RunE: func(*cobra.Command, []string) error {
 			_, err := io.WriteString(a.Out, cliReference(root))
 			return err

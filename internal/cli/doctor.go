@@ -16,7 +16,7 @@ import (
 func (a *App) doctorCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use: "doctor", Short: "Check whether this machine can run sandboxes, and say how to mend what is missing",
-		Args: cobra.NoArgs,
+		Args: operands,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			cfg, _, err := a.settings(cmd)
 			if err != nil {

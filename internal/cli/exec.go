@@ -38,7 +38,7 @@ the waiting.`,
   superserve sandbox exec ID -w /tmp -e N=3 --timeout 5m -- 'seq $N | tac > out; cat out'
   superserve sandbox exec -i ID -- 'tar xz -C /srv' < site.tar.gz
   superserve sandbox exec -it ID -- python3`,
-		Args: cobra.MinimumNArgs(2),
+		Args: operands,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if dash := cmd.ArgsLenAtDash(); dash > 1 {
 				return usagef("exec takes one sandbox id before --")

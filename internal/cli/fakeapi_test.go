@@ -162,6 +162,10 @@ func (f *fakeAPI) data(w http.ResponseWriter, r *http.Request) {
 	if f.directory(w, r, path) {
 		return
 	}
+	if r.Method == http.MethodPost && path == "/dir" {
+		fail(w, http.StatusBadRequest, "is_directory", "path is a directory")
+		return
+	}
 	if r.Method == http.MethodPost {
 		content, err := io.ReadAll(r.Body)
 		if err != nil {

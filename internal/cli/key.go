@@ -13,6 +13,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/superserve/superserve/internal/control"
+	"github.com/superserve/superserve/internal/sandbox"
 	"github.com/superserve/superserve/internal/store"
 )
 
@@ -23,13 +24,11 @@ const (
 
 // keyCommand works on the database itself, not through a server: whoever may open it may make keys.
 func (a *App) keyCommand() *cobra.Command {
-	parent := &cobra.Command{
+	parent := group(&cobra.Command{
 		Use: "key", Short: "Create, list and revoke API keys, on the server's own machine",
 		Long: `Create, list and revoke API keys. These commands open the server's database, so they run on its machine with
 its --data-dir or --database; the server may be running. A change holds at once.`,
-		Args: cobra.NoArgs,
-		RunE: func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
-	}
+	})
 	parent.AddCommand(a.keyCreateCommand(), a.keyListCommand(), a.keyRevokeCommand())
 	return parent
 }
@@ -69,7 +68,7 @@ func keyFlags(cmd *cobra.Command, team *string) *cobra.Command {
 func (a *App) keyCreateCommand() *cobra.Command {
 	var team, name, expires string
 	cmd := &cobra.Command{
-		Use: "create", Short: "Create a key and print it, once: only its hash is kept", Args: cobra.NoArgs,
+		Use: "create", Short: "Create a key and print it, once: only its hash is kept", Args: operands,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			key := control.GenerateAPIKey()
 			row, err := newKeyRow(name, key, expires, time.Now())
@@ -126,7 +125,7 @@ func newKeyRow(name, key, expires string, now time.Time) (*control.APIKey, error
 func (a *App) keyListCommand() *cobra.Command {
 	var team string
 	cmd := &cobra.Command{
-		Use: "list", Aliases: []string{"ls"}, Short: "List keys, without their text", Args: cobra.NoArgs,
+		Use: "list", Aliases: []string{"ls"}, Short: "List keys, without their text", Args: operands,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			return a.withTeam(cmd, team, func(ctx context.Context, st *store.Store, teamID string) error {
 				keys, err := st.ListAPIKeys(ctx, teamID)
@@ -170,12 +169,15 @@ func keyStatus(k *control.APIKey, now time.Time) string {
 func (a *App) keyRevokeCommand() *cobra.Command {
 	var team string
 	cmd := &cobra.Command{
-		Use: "revoke ID|PREFIX", Short: "Stop a key from working", Args: cobra.ExactArgs(1),
+		Use: "revoke ID|PREFIX", Short: "Stop a key from working", Args: operands,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			return a.withTeam(cmd, team, func(ctx context.Context, st *store.Store, teamID string) error {
 				k, err := st.RevokeAPIKey(ctx, teamID, strings.TrimSuffix(args[0], "…"), time.Now())
+				if sandbox.CodeOf(err) == sandbox.CodeNotFound {
+					return fmt.Errorf("team %q has no key %q; superserve key list shows its keys", team, args[0])
+				}
 				if err != nil {
-					return fmt.Errorf("revoking the key: %w", err)
+					return err // which says what was being done
 				}
 				if a.json {
 					return a.printJSON(keyJSON(k))

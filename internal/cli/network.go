@@ -48,7 +48,7 @@ network field of a sandbox takes.`,
 		Example: `  superserve sandbox network ID --since 1h --verdict blocked
   superserve sandbox network ID --follow
   superserve sandbox network ID --suggest --json`,
-		Args: cobra.ExactArgs(1),
+		Args: operands,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			opts, err := f.options(cmd, time.Now())
 			if err != nil {

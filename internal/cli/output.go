@@ -23,12 +23,22 @@ func (a *App) printJSON(v any) error {
 
 // table prints rows under headings, in columns.
 func (a *App) table(headings []string, rows [][]string) error {
-	w := tabwriter.NewWriter(a.Out, 0, 8, 2, ' ', 0)
+	var b strings.Builder
+	w := tabwriter.NewWriter(&b, 0, 8, 2, ' ', 0)
 	writeRow(w, headings)
 	for _, row := range rows {
 		writeRow(w, row)
 	}
-	return w.Flush()
+	if err := w.Flush(); err != nil {
+		return err
+	}
+	// Before an empty cell at the end there are only blanks.
+	for line := range strings.Lines(b.String()) {
+		if _, err := fmt.Fprintln(a.Out, strings.TrimRight(line, " \n")); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // pairs prints one line per name and value; an empty value is left out.
@@ -50,10 +60,11 @@ func writeRow(w io.Writer, cells []string) {
 	fmt.Fprintln(w, strings.Join(safe, "\t"))
 }
 
-// printable keeps names and messages from other people from steering the terminal or breaking the table.
+// printable keeps names and messages from other people from steering the terminal, breaking the table, or being shown in
+// another order than they are written.
 func printable(s string) string {
 	return strings.Map(func(r rune) rune {
-		if unicode.IsControl(r) || r == unicode.ReplacementChar {
+		if unicode.In(r, unicode.Cc, unicode.Zl, unicode.Zp, unicode.Bidi_Control) || r == unicode.ReplacementChar {
 			return '?'
 		}
 		return r

@@ -2,7 +2,6 @@ package cli
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"strings"
 	"time"
@@ -13,11 +12,9 @@ import (
 )
 
 func (a *App) sandboxCommand() *cobra.Command {
-	parent := &cobra.Command{
+	parent := group(&cobra.Command{
 		Use: "sandbox", Aliases: []string{"sb"}, Short: "Create, use, pause, resume and delete sandboxes",
-		Args: cobra.NoArgs,
-		RunE: func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
-	}
+	})
 	parent.AddCommand(
 		a.sandboxCreateCommand(), a.sandboxListCommand(), a.sandboxGetCommand(), a.sandboxExecCommand(),
 		a.sandboxShellCommand(), a.sandboxPsCommand(), a.sandboxAttachCommand(), a.sandboxCpCommand(),
@@ -39,7 +36,7 @@ func (a *App) sandboxCreateCommand() *cobra.Command {
 		Short: "Create a sandbox; its id goes to standard output",
 		Example: `  superserve sandbox create --name build --timeout 1h --timeout-action pause
   id=$(superserve sandbox create -e TOKEN=abc --deny-out 0.0.0.0/0)`,
-		Args: cobra.NoArgs,
+		Args: operands,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			req, err := f.request(cmd)
 			if err != nil {
@@ -119,13 +116,16 @@ func (a *App) sandboxListCommand() *cobra.Command {
 	var status string
 	var metadata []string
 	cmd := &cobra.Command{
-		Use: "list", Aliases: []string{"ls"}, Short: "List sandboxes, newest first", Args: cobra.NoArgs,
+		Use: "list", Aliases: []string{"ls"}, Short: "List sandboxes, newest first", Args: operands,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			var err error
 			if opts.Metadata, err = keyValues("metadata", metadata); err != nil {
 				return err
 			}
 			opts.Status = client.SandboxStatus(status)
+			if cmd.Flags().Changed("limit") && opts.Limit < 1 {
+				return usagef("--limit must be 1-200; got %d", opts.Limit)
+			}
 			c, err := a.client()
 			if err != nil {
 				return err
@@ -139,7 +139,7 @@ func (a *App) sandboxListCommand() *cobra.Command {
 	}
 	cmd.Flags().StringVar(&status, "status", "", "only active, paused, resuming or failed ones")
 	cmd.Flags().StringArrayVar(&metadata, "metadata", nil, "only those with the tag KEY=VALUE; repeatable")
-	cmd.Flags().IntVar(&opts.Limit, "limit", 0, "at most this many, 1-200 (default is the server's)")
+	cmd.Flags().IntVar(&opts.Limit, "limit", 0, "at most this many, 1-200 (default 100)")
 	cmd.Flags().IntVar(&opts.Offset, "offset", 0, "leave out this many")
 	return cmd
 }
@@ -168,7 +168,7 @@ func (a *App) printSandboxes(list []client.Sandbox, offset, total int) error {
 
 func (a *App) sandboxGetCommand() *cobra.Command {
 	return &cobra.Command{
-		Use: "get ID", Short: "Show one sandbox", Args: cobra.ExactArgs(1),
+		Use: "get ID", Short: "Show one sandbox", Args: operands,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			c, err := a.client()
 			if err != nil {
@@ -204,6 +204,9 @@ func sandboxPairs(sb *client.Sandbox) [][2]string {
 		span := time.Duration(*sb.AutoDeleteSeconds) * time.Second
 		pairs = append(pairs, [2]string{"auto-delete", fmt.Sprintf("after %s of pause", span)})
 	}
+	if sb.AutoDeleteAt != nil {
+		pairs = append(pairs, [2]string{"deleted at", shownTime(sb.AutoDeleteAt)})
+	}
 	if sb.Network != nil {
 		pairs = append(pairs, [2]string{"allow out", strings.Join(sb.Network.AllowOut, ", ")},
 			[2]string{"deny out", strings.Join(sb.Network.DenyOut, ", ")})
@@ -234,11 +237,11 @@ func (a *App) sandboxKillCommand() *cobra.Command {
 	return cmd
 }
 
-// each is a command that does one thing to each thing it is given. It goes on after an error, so that one wrong id
-// does not keep the others from being done, and then reports the first.
+// each is a command that does one thing to each thing it is given. It tells an error and goes on, so that one wrong id
+// does not keep the others from being done.
 func (a *App) each(what, name, short, done string, do func(context.Context, *client.Client, string) error) *cobra.Command {
 	return &cobra.Command{
-		Use: name + " " + what + "...", Short: short, Args: cobra.MinimumNArgs(1),
+		Use: name + " " + what + "...", Short: short, Args: operands,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			c, err := a.client()
 			if err != nil {
@@ -250,41 +253,34 @@ func (a *App) each(what, name, short, done string, do func(context.Context, *cli
 				Error string `json:"error,omitempty"`
 			}
 			var results []result
-			var failed []error
+			failed := false
 			for _, id := range args {
 				if err := do(cmd.Context(), c, id); err != nil {
-					failed = append(failed, fmt.Errorf("%s: %w", printable(id), err))
+					if cmd.Context().Err() != nil {
+						return err
+					}
+					failed = true
 					results = append(results, result{ID: id, Error: a.explain(err)})
+					fmt.Fprintf(a.Err, "superserve: %s\n", a.explain(err))
 					continue
 				}
 				results = append(results, result{ID: id, OK: true})
-				if !a.json {
-					fmt.Fprintln(a.Out, done, id)
+				if a.json {
+					continue
+				}
+				if _, err := fmt.Fprintln(a.Out, done, id); err != nil {
+					return err
 				}
 			}
 			if a.json {
-				failed = append(failed, a.printJSON(results))
+				if err := a.printJSON(results); err != nil {
+					return err
+				}
 			}
-			return firstOf(failed)
+			if failed {
+				return exitError{1}
+			}
+			return nil
 		},
 	}
-}
-
-// firstOf is the first error, with a count of the others.
-func firstOf(errs []error) error {
-	var first error
-	more := 0
-	for _, err := range errs {
-		switch {
-		case err == nil:
-		case first == nil:
-			first = err
-		default:
-			more++
-		}
-	}
-	if more > 0 {
-		return errors.Join(fmt.Errorf("%w (and %d more failed)", first, more))
-	}
-	return first
 }

@@ -18,7 +18,7 @@ func (a *App) serverCommand() *cobra.Command {
 		Long: `Run the server until SIGTERM or SIGINT. Sandboxes are processes of their own: they go on running when the
 server stops, and the next start finds them again. docs/configuration.md explains every setting.`,
 		Example: "  superserve server --data-dir /var/lib/superserve --listen 127.0.0.1:8080",
-		Args:    cobra.NoArgs,
+		Args:    operands,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			cfg, warnings, err := a.settings(cmd)
 			if err != nil {

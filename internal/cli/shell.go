@@ -20,8 +20,11 @@ typed goes to the sandbox, Ctrl-C and Ctrl-Z too; editors and job control work a
 
 To leave the shell running, type Enter ~ . (a tilde and a dot at the start of a line); this prints
 how to come back to it with sandbox attach. The same holds when the connection breaks.`,
-		Args: cobra.ExactArgs(1),
+		Args: operands,
 		RunE: func(cmd *cobra.Command, args []string) error {
+			if a.json {
+				return usagef("shell is for people; there is no --json for it")
+			}
 			tty, err := a.ownTerminal()
 			if err != nil {
 				return err
@@ -59,7 +62,7 @@ attached the latest 1 MiB of each stream is kept; how much is missing is told at
 
 A command with a terminal takes over this one, as in sandbox shell. With others -i sends standard
 input; Ctrl-C interrupts the command, a second one leaves it running.`,
-		Args: cobra.ExactArgs(2),
+		Args: operands,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if a.json {
 				return usagef("attach shows the command's own output; there is no --json for it")
@@ -99,7 +102,7 @@ func (a *App) sandboxPsCommand() *cobra.Command {
 	return &cobra.Command{
 		Use:   "ps ID",
 		Short: "List the commands of sandbox exec and shell that run or ended in the last 10 minutes",
-		Args:  cobra.ExactArgs(1),
+		Args:  operands,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			c, err := a.client()
 			if err != nil {

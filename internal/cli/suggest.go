@@ -181,6 +181,9 @@ func (a *App) printSuggestion(s suggestion) error {
 			fmt.Fprintf(a.Err, format+"\n", n)
 		}
 	}
+	if s.covered+s.blocked+s.barred+s.unclear == 0 {
+		fmt.Fprintln(a.Err, "the log has nothing to suggest from; let the program run once under the default rules")
+	}
 	note(s.covered, "covers %d attempts; use with deny_out 0.0.0.0/0, which closes everything else")
 	note(s.blocked, "%d blocked attempts are left out; --verdict blocked suggests for those")
 	note(s.barred, "%d attempts went to addresses that no rule opens")

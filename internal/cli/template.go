@@ -12,10 +12,9 @@ import (
 )
 
 func (a *App) templateCommand() *cobra.Command {
-	parent := &cobra.Command{
-		Use: "template", Short: "Build, see and delete what sandboxes are made from", Args: cobra.NoArgs,
-		RunE: func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
-	}
+	parent := group(&cobra.Command{
+		Use: "template", Short: "Build, see and delete what sandboxes are made from",
+	})
 	parent.AddCommand(
 		a.templateBuildCommand(), a.templateListCommand(), a.templateGetCommand(), a.templateLogsCommand(),
 		a.templateRebuildCommand(), a.templateCancelCommand(), a.templateDeleteCommand(),
@@ -25,7 +24,7 @@ func (a *App) templateCommand() *cobra.Command {
 
 func (a *App) templateListCommand() *cobra.Command {
 	return &cobra.Command{
-		Use: "list [NAME-PREFIX]", Aliases: []string{"ls"}, Short: "List templates", Args: cobra.MaximumNArgs(1),
+		Use: "list [NAME-PREFIX]", Aliases: []string{"ls"}, Short: "List templates", Args: operands,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			prefix := ""
 			if len(args) == 1 {
@@ -75,7 +74,7 @@ const shownBuilds = 5
 
 func (a *App) templateGetCommand() *cobra.Command {
 	return &cobra.Command{
-		Use: "get NAME", Short: "Show a template and its latest builds", Args: cobra.ExactArgs(1),
+		Use: "get NAME", Short: "Show a template and its latest builds", Args: operands,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			c, err := a.client()
 			if err != nil {

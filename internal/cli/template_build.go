@@ -23,7 +23,7 @@ type buildFlags struct {
 func (a *App) templateBuildCommand() *cobra.Command {
 	var f buildFlags
 	cmd := &cobra.Command{
-		Use: "build [DIRECTORY]", Short: "Build a template from a template.yaml or a Dockerfile", Args: cobra.MaximumNArgs(1),
+		Use: "build [DIRECTORY]", Short: "Build a template from a template.yaml or a Dockerfile", Args: operands,
 		Long: `Build a template, a new one or one that exists, from a file in DIRECTORY (default: the current one).
 
 A template.yaml has the fields name, vcpu, memory_mib, disk_mib, from or from_template, steps, start_cmd and ready_cmd of
@@ -37,6 +37,11 @@ so a build begins after the last step of which nothing has changed.
 Prints the build's id. The template is built on the server: --watch shows how it goes and waits for the end.`,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			f.startGiven, f.readyGiven = cmd.Flags().Changed("start-cmd"), cmd.Flags().Changed("ready-cmd")
+			for name, value := range map[string]int{"vcpu": f.vcpu, "memory": f.memory, "disk": f.disk} {
+				if cmd.Flags().Changed(name) && value < 1 {
+					return usagef("--%s must be at least 1; got %d", name, value)
+				}
+			}
 			dir := "."
 			if len(args) == 1 {
 				dir = args[0]
@@ -120,7 +125,7 @@ func startBuild(ctx context.Context, c *client.Client, p *buildPlan) (*client.Bu
 func (a *App) templateRebuildCommand() *cobra.Command {
 	var watch bool
 	cmd := &cobra.Command{
-		Use: "rebuild NAME", Short: "Do a template's latest build again", Args: cobra.ExactArgs(1),
+		Use: "rebuild NAME", Short: "Do a template's latest build again", Args: operands,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			c, err := a.client()
 			if err != nil {

@@ -15,7 +15,7 @@ import (
 func (a *App) templateLogsCommand() *cobra.Command {
 	var follow bool
 	cmd := &cobra.Command{
-		Use: "logs NAME [BUILD]", Short: "Show the log of a template's latest build, or of another one", Args: cobra.RangeArgs(1, 2),
+		Use: "logs NAME [BUILD]", Short: "Show the log of a template's latest build, or of another one", Args: operands,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			c, err := a.client()
 			if err != nil {

@@ -9,6 +9,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"reflect"
 	"slices"
 	"strings"
 
@@ -96,13 +97,14 @@ func planFromYAML(data []byte) (*buildPlan, error) {
 	}
 	text, err := yaml.YAMLToJSON(data)
 	if err != nil {
-		return nil, err
+		where, _, _ := strings.Cut(err.Error(), "\n") // the lines that follow are a picture of the place
+		return nil, fmt.Errorf("line and column %s", where)
 	}
 	var p buildPlan
 	dec := json.NewDecoder(bytes.NewReader(text))
 	dec.DisallowUnknownFields()
 	if err := dec.Decode(&p); err != nil {
-		return nil, err
+		return nil, planError(err)
 	}
 	for i, step := range p.Steps {
 		if step.Copy != nil && step.Copy.Context == "" && len(step.Copy.Src) == 0 {
@@ -110,6 +112,22 @@ func planFromYAML(data []byte) (*buildPlan, error) {
 		}
 	}
 	return &p, nil
+}
+
+// planError says what is wrong with a template.yaml in the words of its author instead of the decoder's.
+func planError(err error) error {
+	if e, ok := errors.AsType[*json.UnmarshalTypeError](err); ok {
+		if e.Field == "" {
+			return fmt.Errorf("the file must be a list of fields such as name and steps; it is a %s", e.Value)
+		}
+		kinds := map[reflect.Kind]string{reflect.Slice: "a list", reflect.Struct: "a list of fields", reflect.Int: "a whole number", reflect.Bool: "true or false"}
+		want, ok := kinds[e.Type.Kind()]
+		if !ok {
+			want = "a text"
+		}
+		return fmt.Errorf("%s must be %s; it is a %s", e.Field, want, e.Value)
+	}
+	return errors.New(strings.TrimPrefix(err.Error(), "json: "))
 }
 
 // systemPrefix begins the names of system templates. In a Dockerfile, which has only FROM, it is not an account at a

@@ -60,7 +60,7 @@ func (a *App) sendContext(ctx context.Context, c *client.Client, files *buildcon
 	}
 	sent[t.digest] = true
 	if !a.json {
-		fmt.Fprintf(a.Err, "sending %s of files\n", mib(t.size))
+		fmt.Fprintf(a.Err, "sending %s of files\n", shownBytes(&t.size))
 	}
 	up, err := c.UploadContext(ctx, t.file, t.size)
 	return checkUpload(up, t.digest, err)

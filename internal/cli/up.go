@@ -36,7 +36,7 @@ func (a *App) upCommand() *cobra.Command {
 		Long: `Start a server in the background with its log in <data-dir>/server.log and its process id in
 <data-dir>/server.pid, wait until sandboxes can be created, and print its address and API key. When one is running
 already, say so. Takes the settings of superserve server.`,
-		Args: cobra.NoArgs,
+		Args: operands,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			span, err := parseSpan("wait", wait)
 			if err != nil {
@@ -277,7 +277,7 @@ func (a *App) downCommand() *cobra.Command {
 		Long: `Stop the server that has the data directory and wait for its end. Its sandboxes keep running, and the next
 start finds them. With --clean everything is removed as well: sandboxes, namespaces, rules, mounts and the data
 directory with all images and snapshots.`,
-		Args: cobra.NoArgs,
+		Args: operands,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			cfg, _, err := a.settings(cmd)
 			if err != nil {

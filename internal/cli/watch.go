@@ -19,7 +19,7 @@ func (a *App) sandboxWatchCommand() *cobra.Command {
 (of the old name; the new one is a create) and the path. overflow means that changes were lost. It
 goes on until it is interrupted or the path itself is removed. --json prints one object per line.`,
 		Example: `  superserve sandbox watch -r ID /home/user`,
-		Args:    cobra.ExactArgs(2),
+		Args:    operands,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			c, err := a.client()
 			if err != nil {
