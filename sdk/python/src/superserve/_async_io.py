@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import inspect
 import json
+import os
 from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable
 from types import TracebackType
 from typing import IO, Any, Optional, TypeVar, Union
@@ -14,22 +15,46 @@ from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed
 from websockets.typing import Subprotocol
 
-from ._http import ssl_context
+from ._http import LIMITS, ssl_context, usable_environment
 from ._upload import CHUNK_BYTES, as_bytes, slices
-from ._websocket import MAX_MESSAGE_BYTES, Handshake, closed, translated_websocket
+from ._websocket import LOGGER, MAX_MESSAGE_BYTES, Handshake, closed, translated_websocket
 
 T = TypeVar("T")
 TextCallback = Callable[[str], object]
 UploadContent = Union[str, bytes, bytearray, memoryview, IO[bytes], Iterable[bytes], AsyncIterable[bytes]]
+
+#: Where a connection can be used: a process and its event loop.
+Place = tuple[int, asyncio.AbstractEventLoop]
 
 sleep = asyncio.sleep
 in_thread = asyncio.to_thread
 Lock = asyncio.Lock
 
 
+def here() -> Place:
+    """This process and event loop."""
+    return os.getpid(), asyncio.get_running_loop()
+
+
+def is_gone(place: Place) -> bool:
+    """Whether connections of that place are of no use any more."""
+    return place[0] != os.getpid() or place[1].is_closed()
+
+
 def new_client() -> httpx.AsyncClient:
     """A client with the shared TLS settings."""
-    return httpx.AsyncClient(verify=ssl_context())
+    with usable_environment():
+        return httpx.AsyncClient(verify=ssl_context(), limits=LIMITS)
+
+
+async def finish(pieces: Optional[AsyncIterator[Any]]) -> None:
+    """Brings a generator whose connection is closed to its end. Else the event loop would, in a task of its own."""
+    try:
+        if pieces is not None:
+            async for _ in pieces:
+                pass
+    except Exception:  # that the connection is closed
+        pass
 
 
 async def call_back(callback: Optional[Callable[[T], object]], value: T) -> None:
@@ -61,6 +86,8 @@ class AsyncWebSocket:
 
     def __init__(self, connection: ClientConnection) -> None:
         self._connection = connection
+        #: A message that came together with a cancellation.
+        self._kept: list[Union[str, bytes]] = []
 
     async def send(self, message: Union[str, bytes]) -> None:
         """Sends one message; waits while the other side does not read."""
@@ -72,26 +99,53 @@ class AsyncWebSocket:
         await self.send(json.dumps(message))
 
     async def receive(self, timeout: Optional[float] = None) -> Union[str, bytes, None]:
-        """The next message; None when timeout seconds have passed without one."""
+        """The next message; None when timeout seconds have passed without one. Cancelling it loses none."""
         try:
+            if self._kept:
+                return self._kept.pop()
             if timeout is None:
                 return await self._connection.recv()
-            return await asyncio.wait_for(self._connection.recv(), timeout)
-        except (asyncio.TimeoutError, TimeoutError):
-            return None
+            return await self._receive_within(timeout)
         except ConnectionClosed as error:
             raise closed(error) from error
+
+    async def _receive_within(self, timeout: float) -> Union[str, bytes, None]:
+        """Not by ``wait_for``: before Python 3.12 that loses a cancellation that comes together with the message."""
+        reading = asyncio.ensure_future(self._connection.recv())
+        try:
+            await asyncio.wait({reading}, timeout=timeout)
+        except asyncio.CancelledError:
+            await _cancelled(reading)
+            if not reading.cancelled() and reading.exception() is None:
+                self._kept.append(reading.result())
+            raise
+        await _cancelled(reading)
+        return None if reading.cancelled() else reading.result()
 
     async def close(self) -> None:
         """Closes the connection."""
         await self._connection.close()
 
 
+async def _cancelled(task: asyncio.Future[Any]) -> None:
+    """Cancels a task, unless it has ended, and waits for its end."""
+    task.cancel()
+    await asyncio.wait({task})
+
+
+class _Connect(connect):
+    """Does not follow redirects: they would carry the access token to another host."""
+
+    def process_redirect(self, exc: Exception) -> Union[Exception, str]:
+        return exc
+
+
 async def open_websocket(handshake: Handshake) -> AsyncWebSocket:
     """Opens a WebSocket."""
     with translated_websocket():
-        connection = await connect(
+        connection = await _Connect(
             handshake.url,
+            logger=LOGGER,
             subprotocols=[Subprotocol(name) for name in handshake.subprotocols],
             additional_headers=dict(handshake.headers),
             user_agent_header=handshake.user_agent,

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Optional, Protocol, Union
 from urllib.parse import quote
 
@@ -78,9 +79,31 @@ class HasId(Protocol):
         """Its UUID."""
 
 
+def mapping(value: object, what: str) -> Optional[Json]:
+    """A mapping as JSON has it."""
+    if value is None:
+        return None
+    if not isinstance(value, Mapping):
+        raise ValidationError(f"{what} must be a mapping of strings, not {type(value).__name__}")
+    return dict(value)
+
+
+def idempotency(key: object) -> dict[str, str]:
+    """The header that makes a request safe to send again."""
+    if key is None:
+        return {}
+    if not (isinstance(key, str) and re.fullmatch("[!-~](?:[ -~]{0,253}[!-~])?", key)):
+        raise ValidationError("idempotency_key must be 1 to 255 printable ASCII characters")
+    return {"Idempotency-Key": key}
+
+
 def template_ref(template: Union[str, HasId, None]) -> Optional[str]:
     """A template as a request names it."""
-    return template if isinstance(template, str) or template is None else template.id
+    if isinstance(template, str) or template is None:
+        return template
+    if not isinstance(getattr(template, "id", None), str):
+        raise ValidationError(f"from_template must be a name, an id or a template, not {type(template).__name__}")
+    return template.id
 
 
 def build_body(
@@ -109,7 +132,7 @@ def list_query(
     metadata: Optional[Mapping[str, str]], status: Optional[str], limit: int, offset: int
 ) -> list[tuple[str, str]]:
     """The query of a list of sandboxes."""
-    query = [(f"metadata.{key}", value) for key, value in (metadata or {}).items()]
+    query = [(f"metadata.{key}", value) for key, value in (mapping(metadata, "metadata") or {}).items()]
     if not all(isinstance(value, str) for _, value in query):
         raise ValidationError("metadata values must be strings")
     if status is not None:
@@ -126,7 +149,7 @@ def update_body(
 ) -> Json:
     """The body of a PATCH."""
     body = given(
-        metadata=None if metadata is None else dict(metadata),
+        metadata=mapping(metadata, "metadata"),
         network=None if network is None else network_to_wire(network),
         timeout_action=timeout_action,
     )
@@ -146,12 +169,14 @@ def exec_body(
     timeout_seconds: Optional[float],
 ) -> Json:
     """The body that starts a command."""
-    if isinstance(args, (str, bytes)):
-        raise ValidationError("args must be a list of strings, not one string")
+    if args is not None and (isinstance(args, (str, bytes)) or not isinstance(args, Iterable)):
+        raise ValidationError(f"args must be a list of strings, not {type(args).__name__}")
+    if timeout_seconds is not None and not isinstance(timeout_seconds, (int, float)):
+        raise ValidationError(f"timeout_seconds must be a number, not {type(timeout_seconds).__name__}")
     return given(
         command=command,
         args=None if args is None else list(args),
-        env=None if env is None else dict(env),
+        env=mapping(env, "env"),
         working_dir=cwd,
         user=user,
         timeout_s=timeout_seconds,

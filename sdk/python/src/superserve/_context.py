@@ -1,4 +1,4 @@
-"""Build contexts: directories as tars."""
+"""Directories as tars: copies, and build contexts."""
 
 from __future__ import annotations
 
@@ -14,10 +14,22 @@ from .errors import ValidationError
 PACKED_AT = 315532800
 
 
+def copy_tree(directory: str, spool: IO[bytes]) -> None:
+    """Writes a directory to spool as a tar, with owners and times. spool is at its beginning then."""
+    _must_be_directory(directory)
+    with tarfile.open(fileobj=spool, mode="w") as archive:
+        archive.add(directory, arcname=".")
+    spool.seek(0)
+
+
+def _must_be_directory(path: str) -> None:
+    if not os.path.isdir(path):
+        raise ValidationError(f"{path!r:.200} is no directory; a tar is given as open(path, 'rb') gives it")
+
+
 def pack(directory: str, spool: IO[bytes]) -> int:
     """Writes what is in a directory to spool as a tar and returns its size. spool is at its beginning then."""
-    if not os.path.isdir(directory):
-        raise ValidationError(f"{directory!r:.200} is no directory; a tar is given as open(path, 'rb') gives it")
+    _must_be_directory(directory)
     with tarfile.open(fileobj=spool, mode="w", format=tarfile.PAX_FORMAT) as archive:
         _add_entries(archive, directory, "")
     size = spool.tell()

@@ -34,6 +34,10 @@ MAX_ANSWER_BYTES = 64 << 20
 #: Bytes of an error's body.
 MAX_ERROR_BYTES = 1 << 20
 CONNECT_TIMEOUT = 10.0
+#: Seconds; sockets take no longer timeouts.
+MAX_TIMEOUT = 2_000_000.0
+#: As many connections as there are calls at once: streams and watches hold theirs for as long as they like.
+LIMITS = httpx.Limits(max_connections=None, max_keepalive_connections=20, keepalive_expiry=5.0)
 
 
 @dataclass(frozen=True)
@@ -42,17 +46,17 @@ class Call:
 
     method: str
     url: str
-    headers: Mapping[str, str] = field(default_factory=dict)
+    headers: Mapping[str, str] = field(default_factory=dict, repr=False)
     query: Sequence[tuple[str, str]] = ()
-    body: Optional[bytes] = None
+    body: Optional[bytes] = field(default=None, repr=False)
     content_type: str = "application/json"
     #: Seconds without a byte from the server.
     idle_timeout: float = 60.0
     #: Seconds for the whole answer; None: as long as bytes come.
     total_timeout: Optional[float] = None
     max_bytes: int = MAX_ANSWER_BYTES
-    #: The answer must say where it ends.
-    needs_length: bool = False
+    #: The answer is a file: all of it, and its end can be told.
+    needs_whole: bool = False
 
     def request_headers(self) -> dict[str, str]:
         """All headers. Compressed answers are not asked for: their size could not be checked against Content-Length."""
@@ -63,7 +67,8 @@ class Call:
 
     def timeout(self) -> httpx.Timeout:
         """The timeouts of the transport."""
-        return httpx.Timeout(self.idle_timeout, connect=min(CONNECT_TIMEOUT, self.idle_timeout))
+        idle = min(self.idle_timeout, MAX_TIMEOUT)
+        return httpx.Timeout(idle, connect=min(CONNECT_TIMEOUT, idle))
 
 
 @dataclass(frozen=True)
@@ -83,6 +88,11 @@ class Answer:
             raise invalid_response(f"no JSON ({kind}, {len(self.body)} bytes)", self.status_code) from error
         return parsed
 
+    def done(self) -> None:
+        """For calls that answer nothing of interest: what is no JSON either comes from somebody else."""
+        if self.body:
+            self.json()
+
 
 class Attempt:
     """Decides whether a failed attempt is followed by another. One per call."""
@@ -90,11 +100,14 @@ class Attempt:
     def __init__(self, method: str) -> None:
         self._idempotent = method in ("GET", "DELETE")
         self.number = 1
+        self._lost_answer = False
 
     def delay(self, error: SuperserveError) -> Optional[float]:
         """Seconds until the next attempt; None: no more."""
         if not self._idempotent or self.number >= MAX_ATTEMPTS or not _passing(error):
             return None
+        if isinstance(error, SandboxConnectionError) or error.status_code in (502, 504):
+            self._lost_answer = True
         asked = error.retry_after
         if asked is not None and asked > MAX_RETRY_AFTER:
             return None
@@ -105,7 +118,7 @@ class Attempt:
 
     def already_deleted(self, error: SuperserveError) -> bool:
         """A repeated DELETE that finds nothing: the first one, whose answer got lost, has done it."""
-        return self.number > 1 and error.status_code == 404
+        return self._lost_answer and error.status_code == 404
 
 
 def _passing(error: SuperserveError) -> bool:
@@ -130,15 +143,34 @@ def translated(what: str) -> Iterator[None]:
         raise SandboxConnectionError(f"{what}: {error}") from error
 
 
+@contextmanager
+def unsendable(what: str) -> Iterator[None]:
+    """Turns the refusal of what has no form on the wire into an error of ours, without the cause: it may quote secrets."""
+    try:
+        yield
+    except (UnicodeError, TypeError):
+        raise ValidationError(f"{what}: an argument has characters or a type that cannot be sent") from None
+
+
+@contextmanager
+def usable_environment() -> Iterator[None]:
+    """Turns what the environment says wrongly about proxies into an error of ours."""
+    try:
+        yield
+    except (ImportError, ValueError) as error:
+        raise ValidationError(f"the environment's proxy settings cannot be used: {error}") from error
+
+
 def retry_after(value: Optional[str]) -> Optional[float]:
     """Seconds from a Retry-After header, which holds seconds or a date."""
     if not value:
         return None
-    if value.strip().isdigit():
-        return float(value.strip()[:9])
+    digits = value.strip()
+    if digits.isascii() and digits.isdigit():
+        return min(float(digits[:10]), 999_999_999.0)
     try:
         return max(0.0, email.utils.parsedate_to_datetime(value).timestamp() - time.time())
-    except (TypeError, ValueError, OverflowError):
+    except (TypeError, ValueError, OverflowError, OSError, LookupError):
         return None
 
 
@@ -169,17 +201,38 @@ class Limit:
         return OutputTooLargeError(f"the answer is larger than {self._max} bytes")
 
 
-def must_have_length(headers: httpx.Headers) -> None:
-    """Refuses an answer whose end is only the end of the connection: if that broke, nobody could tell."""
+def must_be_whole(status_code: int, headers: httpx.Headers) -> None:
+    """Refuses an answer that may be less or other than the file.
+
+    One whose end is only the end of the connection: if that broke, nobody could tell. A part, or a compressed form,
+    that was not asked for.
+    """
+    if status_code != 200:
+        raise invalid_response(f"status {status_code} where a file should be", status_code)
+    if headers.get("content-encoding", "identity").lower() != "identity":
+        raise invalid_response("a compressed file, which was not asked for")
     if "content-length" not in headers and headers.get("transfer-encoding", "").lower() != "chunked":
         raise invalid_response("neither Content-Length nor chunks")
 
 
 def ssl_context() -> ssl.SSLContext:
     """The TLS settings, loaded once: reading the certificates takes longer than most calls."""
-    return _ssl_context(os.environ.get("SSL_CERT_FILE"), os.environ.get("SSL_CERT_DIR"))
+    names = ("SSL_CERT_FILE", "SSL_CERT_DIR", "SUPERSERVE_CA_FILE")
+    return _ssl_context(*(os.environ.get(name) or None for name in names))
 
 
 @functools.lru_cache(maxsize=4)
-def _ssl_context(cert_file: Optional[str], cert_dir: Optional[str]) -> ssl.SSLContext:
-    return httpx.create_ssl_context()
+def _ssl_context(
+    cert_file: Optional[str], cert_dir: Optional[str], also_trusted: Optional[str]
+) -> ssl.SSLContext:
+    """SSL_CERT_FILE and SSL_CERT_DIR replace the usual authorities; SUPERSERVE_CA_FILE adds to them."""
+    try:
+        context = httpx.create_ssl_context()
+    except OSError as error:
+        raise ValidationError(f"SSL_CERT_FILE {cert_file!r:.200} holds no certificates: {error}") from error
+    if also_trusted is not None:
+        try:
+            context.load_verify_locations(also_trusted)
+        except OSError as error:
+            raise ValidationError(f"SUPERSERVE_CA_FILE {also_trusted!r:.200} holds no certificates: {error}") from error
+    return context

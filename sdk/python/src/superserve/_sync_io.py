@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -14,21 +15,35 @@ from websockets.exceptions import ConnectionClosed
 from websockets.sync.client import ClientConnection, connect
 from websockets.typing import Subprotocol
 
-from ._http import ssl_context
+from ._http import LIMITS, ssl_context, usable_environment
 from ._upload import CHUNK_BYTES, as_bytes, slices
-from ._websocket import MAX_MESSAGE_BYTES, Handshake, closed, translated_websocket
+from ._websocket import LOGGER, MAX_MESSAGE_BYTES, Handshake, closed, translated_websocket
 
 T = TypeVar("T")
 TextCallback = Callable[[str], object]
 UploadContent = Union[str, bytes, bytearray, memoryview, IO[bytes], Iterable[bytes]]
 
+#: Where a connection can be used: a process.
+Place = int
+
 sleep = time.sleep
+here = os.getpid
 Lock = threading.Lock
+
+
+def is_gone(place: Place) -> bool:
+    """Whether connections of that place are of no use any more."""
+    return place != os.getpid()
 
 
 def new_client() -> httpx.Client:
     """A client with the shared TLS settings."""
-    return httpx.Client(verify=ssl_context())
+    with usable_environment():
+        return httpx.Client(verify=ssl_context(), limits=LIMITS)
+
+
+def finish(pieces: Optional[Iterator[Any]]) -> None:
+    """Nothing to do: a generator that blocks ends when nobody refers to it any more."""
 
 
 def in_thread(function: Callable[..., T], *args: Any) -> T:
@@ -88,6 +103,7 @@ def open_websocket(handshake: Handshake) -> WebSocket:
     with translated_websocket():
         connection = connect(
             handshake.url,
+            logger=LOGGER,
             subprotocols=[Subprotocol(name) for name in handshake.subprotocols],
             additional_headers=dict(handshake.headers),
             user_agent_header=handshake.user_agent,

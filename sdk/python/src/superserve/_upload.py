@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Optional, Union
 
 from ._checks import utf8
@@ -15,7 +15,8 @@ Whole = Union[str, bytes, bytearray, memoryview]
 
 def slices(content: Whole) -> Iterator[bytes]:
     """The pieces of content that is there as a whole."""
-    view = memoryview(utf8(content, "the content") if isinstance(content, str) else content).cast("B")
+    view = memoryview(utf8(content, "the content") if isinstance(content, str) else content)
+    view = view.cast("B") if view.c_contiguous else memoryview(view.tobytes())
     for start in range(0, len(view), CHUNK_BYTES):
         yield bytes(view[start : start + CHUNK_BYTES])
 
@@ -42,5 +43,6 @@ def check_content(content: object) -> None:
     """Refuses what can't be uploaded before a connection is opened."""
     if isinstance(content, (str, bytes, bytearray, memoryview)):
         return
-    if not any(hasattr(content, name) for name in ("read", "__iter__", "__aiter__")):
+    # The keys of a mapping would be written, without its values.
+    if isinstance(content, Mapping) or not any(hasattr(content, name) for name in ("read", "__iter__", "__aiter__")):
         raise ValidationError(f"content must be str, bytes, a file object or an iterator, not {type(content).__name__}")

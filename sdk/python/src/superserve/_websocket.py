@@ -4,12 +4,22 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
-from websockets.exceptions import ConnectionClosed, InvalidHandshake, InvalidStatus, InvalidURI, WebSocketException
+from websockets.exceptions import (
+    ConnectionClosed,
+    InvalidHandshake,
+    InvalidProxy,
+    InvalidStatus,
+    InvalidURI,
+    ProxyError,
+    WebSocketException,
+)
 
+from ._http import retry_after
 from .errors import (
     SandboxConnectionError,
     SandboxTimeoutError,
@@ -24,6 +34,10 @@ MAX_MESSAGE_BYTES = (1 << 20) + 1
 #: This plus an HTTP status is the close code of an error; the reason is ``<code>: <message>``.
 CLOSE_ERROR_BASE = 4000
 EXEC_PROTOCOL = "superserve.exec.v1"
+#: At DEBUG the library writes down headers, in which the access token is, and all input and output. So DEBUG is off
+#: here, also where a program turns it on for all.
+LOGGER = logging.getLogger("superserve.session")
+LOGGER.setLevel(logging.INFO)
 
 
 @dataclass(frozen=True)
@@ -32,7 +46,7 @@ class Handshake:
 
     url: str
     headers: Mapping[str, str]
-    subprotocols: Sequence[str]
+    subprotocols: Sequence[str] = field(repr=False)
     user_agent: str
     #: Seconds.
     timeout: float
@@ -47,7 +61,13 @@ def translated_websocket() -> Iterator[None]:
         raise closed(error) from error
     except InvalidStatus as error:
         response = error.response
-        raise error_from_answer(response.status_code, bytes(response.body or b"")) from error
+        wait = retry_after(response.headers.get("Retry-After"))
+        raise error_from_answer(response.status_code, bytes(response.body or b""), wait) from error
+    except (InvalidProxy, ImportError):
+        # Left out: it quotes the proxy's address, which may hold a password.
+        raise ValidationError("the environment's proxy settings cannot be used for a session") from None
+    except ProxyError as error:
+        raise SandboxConnectionError(f"the proxy did not open a session: {error}") from error
     except InvalidURI as error:
         raise ValidationError(f"no address for a session: {error}") from error
     except InvalidHandshake as error:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from typing import Optional, Union
+from functools import partial
+from typing import Any, Optional, Union
 
 __all__ = [
     "AuthenticationError",
@@ -100,6 +101,11 @@ class BuildError(SuperserveError):
         super().__init__(message, status_code, code)
         self.build_id = build_id
         self.template_id = template_id
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Lets it pass from a process to another."""
+        known = {"code": self.code, "build_id": self.build_id, "template_id": self.template_id}
+        return partial(type(self), **known, status_code=self.status_code), (self.message,)
 
 
 _CLASSES = {

@@ -9,7 +9,7 @@ from datetime import datetime, timedelta, timezone
 from enum import Enum
 from typing import Any, Optional, TypeVar, Union
 
-from .errors import invalid_response
+from .errors import ValidationError, invalid_response
 
 __all__ = [
     "CommandOutput",
@@ -313,7 +313,14 @@ def _network(raw: object) -> Optional[NetworkConfig]:
     if raw is None:
         return None
     found = as_object(raw)
-    return NetworkConfig(maybe(found, "allow_out", list), maybe(found, "deny_out", list))
+    return NetworkConfig(_words(found, "allow_out"), _words(found, "deny_out"))
+
+
+def _words(raw: Json, key: str) -> Optional[list[str]]:
+    words = maybe(raw, key, list)
+    if words is not None and not all(isinstance(word, str) for word in words):
+        raise invalid_response(f"field {key!r} holds what is no string")
+    return words
 
 
 def sandbox_info(raw: object) -> SandboxInfo:
@@ -426,7 +433,12 @@ def _network_event(o: Json) -> NetworkEvent:
 
 def network_to_wire(network: Union[NetworkConfig, Mapping[str, Any]]) -> Json:
     """The wire's form of network rules; a mapping is passed on as it is, for the server to judge."""
-    if isinstance(network, NetworkConfig):
-        found = {"allow_out": network.allow_out, "deny_out": network.deny_out}
-        return {key: list(value) for key, value in found.items() if value is not None}
-    return dict(network)
+    if isinstance(network, Mapping):
+        return dict(network)
+    if not isinstance(network, NetworkConfig):
+        raise ValidationError(f"network must be a NetworkConfig or a mapping, not {type(network).__name__}")
+    found = {"allow_out": network.allow_out, "deny_out": network.deny_out}
+    for key, value in found.items():
+        if value is not None and not isinstance(value, (list, tuple, set, frozenset)):
+            raise ValidationError(f"{key} must be a list of strings, not {type(value).__name__}")
+    return {key: list(value) for key, value in found.items() if value is not None}

@@ -147,6 +147,30 @@ def test_input_for_a_command_that_has_ended(driver: Driver, sessions: SessionSer
         assert driver.do(process.wait()) == CommandResult("a", "", 3, False)
 
 
+def test_a_callback_that_answers_a_command_that_has_ended(driver: Driver, sessions: SessionServer, box: Any) -> None:
+    sessions.script = say(OPENED, b"\1name? ", b"\1bye", DONE)
+    made: list[Any] = []
+
+    def reply(_: str) -> Any:
+        sessions.ended.acquire(timeout=5)
+        return made[0].write_stdin("x" * 100_000)  # a coroutine there is awaited
+
+    made.append(driver.do(box.commands.spawn("c", on_stdout=reply)))
+    waiting = threading.Thread(target=lambda: made.append(driver.do(made[0].wait())), daemon=True)
+    waiting.start()
+    waiting.join(20)
+    assert made[1:] == [CommandResult("name? bye", "", 3, False)]
+
+
+@pytest.mark.parametrize("data", [5, None, ["x"]])
+def test_input_that_is_none(driver: Driver, sessions: SessionServer, box: Any, data: Any) -> None:
+    sessions.script = say(OPENED, DONE)
+    process = driver.do(box.commands.spawn("c"))
+    with pytest.raises(superserve.ValidationError):
+        driver.do(process.write_stdin(data))
+    driver.do(process.detach())
+
+
 def test_input_after_a_cut(driver: Driver, sessions: SessionServer, box: Any) -> None:
     sessions.script = say(OPENED, b"\1a")
     process = driver.do(box.commands.spawn("c"))

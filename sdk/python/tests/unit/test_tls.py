@@ -6,6 +6,7 @@ import ssl
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Optional
 
 import pytest
 import trustme
@@ -53,10 +54,28 @@ def one_session(connection: ServerConnection) -> None:
     connection.send('{"exit_code":0,"finished":true}')
 
 
-def test_ssl_cert_file(
-    driver: Driver, secure: HostileServer, context: ssl.SSLContext, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("variable", ["SSL_CERT_FILE", "SUPERSERVE_CA_FILE"])
+@pytest.mark.parametrize("content", [None, b"", b"no certificate"])
+def test_a_file_without_certificates(
+    driver: Driver, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, variable: str, content: Optional[bytes]
 ) -> None:
-    monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "ca.pem"))
+    if content is not None:
+        (tmp_path / "ca").write_bytes(content)
+    monkeypatch.setenv(variable, str(tmp_path / "ca"))
+    with pytest.raises(superserve.ValidationError, match=variable):
+        driver.do(driver.Sandbox.create("n", api_key=KEY, base_url="https://127.0.0.1:1"))
+
+
+@pytest.mark.parametrize("variable", ["SSL_CERT_FILE", "SUPERSERVE_CA_FILE"])
+def test_a_private_authority(
+    driver: Driver,
+    secure: HostileServer,
+    context: ssl.SSLContext,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    variable: str,
+) -> None:
+    monkeypatch.setenv(variable, str(tmp_path / "ca.pem"))
     with serve(
         one_session,
         "127.0.0.1",

@@ -14,7 +14,7 @@ from ..build_types import BuildLogEvent, build_log_event
 from ..errors import BuildError, ConflictError, SandboxConnectionError, SandboxTimeoutError, SuperserveError
 from ..types import Json
 from .streams import events
-from .transport import AsyncTransport
+from .transport import AsyncTransport, end
 
 #: How often in a row a log may break off without a new line before that is an error.
 MAX_IDLE_CUTS = 3
@@ -54,9 +54,10 @@ class AsyncBuildLog:
 
     async def close(self) -> None:
         """Closes the connection."""
-        response, self._response, self._events = self._response, None, None
+        response, self._response = self._response, None
+        rows, self._events = self._events, None
         if response is not None:
-            await response.aclose()
+            await end(response, rows)
 
     async def _open(self) -> AsyncIterator[Json]:
         self._response = await self._transport.open(self._call)

@@ -15,6 +15,7 @@ from ..types import CommandResult, Json, SessionInfo, as_list, command_result, m
 from .dataplane import AsyncDataPlane
 from .process import AsyncProcess, open_process
 from .streams import events
+from .transport import end
 
 #: Seconds a command may take when nothing is said; the server's default.
 DEFAULT_TIMEOUT = 30.0
@@ -54,7 +55,7 @@ class AsyncCommands:
         body = _checks.exec_body(command, args, cwd, env, user, timeout_seconds)
         if on_stdout is not None or on_stderr is not None:
             return await self._stream(body, on_stdout, on_stderr)
-        patience = (DEFAULT_TIMEOUT if timeout_seconds is None else timeout_seconds) + GRACE
+        patience = (DEFAULT_TIMEOUT if timeout_seconds is None else max(timeout_seconds, 0)) + GRACE
         answer = await self._plane.request(
             Call("POST", "/exec", body=_checks.to_json(body), idle_timeout=patience, total_timeout=patience)
         )
@@ -105,7 +106,8 @@ class AsyncCommands:
 
     async def kill(self, session_id: str) -> None:
         """Kills a session's command; the entry of one that has ended is removed. NotFoundError when there is none."""
-        await self._plane.request(Call("DELETE", f"/exec/sessions/{_checks.segment(session_id, 'session_id')}"))
+        path = f"/exec/sessions/{_checks.segment(session_id, 'session_id')}"
+        (await self._plane.request(Call("DELETE", path))).done()
 
     async def _stream(
         self, body: Json, on_stdout: Optional[TextCallback], on_stderr: Optional[TextCallback]
@@ -113,8 +115,9 @@ class AsyncCommands:
         call = Call("POST", "/exec/stream", body=_checks.to_json(body), idle_timeout=STREAM_IDLE_TIMEOUT)
         stdout, stderr = Kept(), Kept()
         response = await self._plane.open(call)
+        rows = events("POST /exec/stream", response)
         try:
-            async for event in events("POST /exec/stream", response):
+            async for event in rows:
                 for name, kept, callback in (("stdout", stdout, on_stdout), ("stderr", stderr, on_stderr)):
                     if (text := maybe(event, name, str)) is not None:
                         kept.add(text.encode("utf-8", "replace"))
@@ -122,7 +125,7 @@ class AsyncCommands:
                 if event.get("finished"):
                     return _result(event, stdout, stderr)
         finally:
-            await response.aclose()
+            await end(response, rows)
         raise SandboxConnectionError("the stream ended before the command did")
 
 

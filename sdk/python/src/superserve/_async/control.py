@@ -9,8 +9,9 @@ from typing import Optional, Union
 from .. import _checks
 from .._async_io import UploadContent
 from .._checks import Network, Unset
+from .._config import origin
 from .._http import Answer, Call
-from ..errors import NotFoundError, invalid_response
+from ..errors import NotFoundError, ValidationError, invalid_response
 from ..types import Json, NetworkLogPage, SandboxInfo, as_list, network_log_page, sandbox_info
 from .transport import AsyncTransport
 
@@ -94,13 +95,13 @@ async def patch_sandbox(
 ) -> None:
     """Changes what is given."""
     body = _checks.update_body(metadata, network, timeout_seconds, timeout_action, auto_delete_seconds)
-    await ask(transport, "PATCH", sandbox_path(sandbox_id), body)
+    (await ask(transport, "PATCH", sandbox_path(sandbox_id), body)).done()
 
 
 async def delete_sandbox(transport: AsyncTransport, sandbox_id: str) -> None:
     """Deletes a sandbox; one that is not there is no error."""
     try:
-        await ask(transport, "DELETE", sandbox_path(sandbox_id))
+        (await ask(transport, "DELETE", sandbox_path(sandbox_id))).done()
     except NotFoundError:
         pass
 
@@ -125,4 +126,7 @@ def data_plane_url(raw: Json, base_url: str) -> str:
     url = raw.get("data_plane_url", base_url)
     if not isinstance(url, str):
         raise invalid_response("data_plane_url is no string")
-    return url
+    try:
+        return origin(url, "data_plane_url")
+    except ValidationError as error:
+        raise invalid_response(error.message) from error

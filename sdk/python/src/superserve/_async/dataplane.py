@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 from typing import Optional, TypeVar
 from urllib.parse import urlencode
@@ -10,10 +11,9 @@ import httpx
 
 from .._async_io import AsyncWebSocket, UploadContent, open_websocket
 from .._checks import segment
-from .._config import origin
 from .._http import Answer, Call
 from .._websocket import EXEC_PROTOCOL, Handshake
-from ..errors import AuthenticationError
+from ..errors import AuthenticationError, invalid_response
 from ..types import as_object, take
 from .transport import USER_AGENT, AsyncTransport
 
@@ -29,8 +29,8 @@ class AsyncDataPlane:
 
     def __init__(self, transport: AsyncTransport, sandbox_id: str, url: str, token: str) -> None:
         self.transport = transport
-        self._sandbox_id = sandbox_id
-        self._url = origin(url, "data_plane_url")
+        self._sandbox_id = sendable(sandbox_id, "id")
+        self._url = url
         self._token = token
 
     def renewed(self, token: str) -> AsyncDataPlane:
@@ -79,7 +79,7 @@ class AsyncDataPlane:
         return Handshake(
             url="ws" + self._url[len("http") :] + "/exec/connect",
             headers={"X-Superserve-Sandbox-Id": self._sandbox_id},
-            subprotocols=(EXEC_PROTOCOL, "token." + self._token),
+            subprotocols=(EXEC_PROTOCOL, "token." + subprotocol(self._token)),
             user_agent=USER_AGENT,
             timeout=self.transport.config.request_timeout,
         )
@@ -113,4 +113,18 @@ def access_token(raw: object, otherwise: Optional[str] = None) -> str:
     found = as_object(raw)
     if otherwise is not None and found.get("access_token") is None:
         return otherwise
-    return take(found, "access_token", str)
+    return sendable(take(found, "access_token", str), "access_token")
+
+
+def sendable(value: str, what: str) -> str:
+    """Part of an answer that goes into headers."""
+    if not re.fullmatch("[!-~]+", value):
+        raise invalid_response(f"field {what!r} has characters that it cannot have")
+    return value
+
+
+def subprotocol(token: str) -> str:
+    """A token as WebSocket subprotocols allow it."""
+    if not re.fullmatch(r"[\w!#$%&'*+.^`|~-]+", token, re.ASCII):
+        raise invalid_response("an access token that cannot open a session")
+    return token

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import builtins
 import os
-import tarfile
 import tempfile
 from typing import Union
 
 from .. import _checks
-from .._async_io import UploadContent
+from .._async_io import UploadContent, in_thread
+from .._context import copy_tree
 from .._http import Call
 from .._upload import check_content
 from ..errors import NotFoundError, invalid_response
@@ -67,9 +67,7 @@ class AsyncFiles:
         """Copies what is in a local directory into the directory ``path``."""
         _checks.path(path)
         with tempfile.TemporaryFile() as spool:
-            with tarfile.open(fileobj=spool, mode="w") as archive:
-                archive.add(os.fspath(local_path), arcname=".")
-            spool.seek(0)
+            await in_thread(copy_tree, os.fspath(local_path), spool)
             return await self.upload_tar(path, spool)
 
     async def list(self, path: str, *, depth: int = 1) -> builtins.list[FileInfo]:
@@ -93,17 +91,17 @@ class AsyncFiles:
 
     async def mkdir(self, path: str) -> None:
         """Makes a directory with its parents; it may exist already."""
-        await self._plane.request(Call("POST", "/files/mkdir", query=[("path", _checks.path(path))]))
+        (await self._plane.request(Call("POST", "/files/mkdir", query=[("path", _checks.path(path))]))).done()
 
     async def move(self, source: str, destination: str) -> None:
         """Moves or renames a file or a directory; a file at ``destination`` is replaced."""
         body = _checks.to_json({"from": _checks.path(source), "to": _checks.path(destination)})
-        await self._plane.request(Call("POST", "/files/move", body=body))
+        (await self._plane.request(Call("POST", "/files/move", body=body))).done()
 
     async def remove(self, path: str, *, recursive: bool = False) -> None:
         """Deletes a file or an empty directory; with ``recursive`` a directory and all it holds."""
         query = [("path", _checks.path(path))] + ([("recursive", "true")] if recursive else [])
-        await self._plane.request(Call("DELETE", "/files", query=query))
+        (await self._plane.request(Call("DELETE", "/files", query=query))).done()
 
     def watch(self, path: str, *, recursive: bool = False) -> AsyncWatch:
         """Changes of a file or in a directory, until it is closed or what it watches is gone.
@@ -114,7 +112,7 @@ class AsyncFiles:
         return AsyncWatch(self._plane, Call("GET", "/files/watch", query=query, idle_timeout=STREAM_IDLE_TIMEOUT))
 
     async def _download(self, query: builtins.list[tuple[str, str]], max_bytes: int) -> bytes:
-        answer = await self._plane.request(Call("GET", "/files", query=query, max_bytes=max_bytes, needs_length=True))
+        answer = await self._plane.request(Call("GET", "/files", query=query, max_bytes=max_bytes, needs_whole=True))
         return answer.body
 
     async def _upload(

@@ -85,11 +85,11 @@ class AsyncSandbox:
             timeout_seconds=timeout_seconds,
             timeout_action=timeout_action,
             auto_delete_seconds=auto_delete_seconds,
-            metadata=None if metadata is None else dict(metadata),
-            env_vars=None if env_vars is None else dict(env_vars),
+            metadata=_checks.mapping(metadata, "metadata"),
+            env_vars=_checks.mapping(env_vars, "env_vars"),
             network=None if network is None else network_to_wire(network),
         )
-        headers = {} if idempotency_key is None else {"Idempotency-Key": idempotency_key}
+        headers = _checks.idempotency(idempotency_key)
         transport = AsyncTransport(resolve(api_key, base_url, request_timeout))
         return await cls._made(transport, "POST", "/sandboxes", body, headers)
 
@@ -228,7 +228,7 @@ class AsyncSandbox:
 
     async def pause(self) -> None:
         """Writes memory and disk to a snapshot and stops the sandbox. ConflictError unless it is active."""
-        await control.ask(self._transport, "POST", control.sandbox_path(self.id) + "/pause")
+        (await control.ask(self._transport, "POST", control.sandbox_path(self.id) + "/pause")).done()
 
     async def resume(self) -> None:
         """Brings a paused sandbox back, its processes too. ConflictError unless it is paused.

@@ -8,18 +8,18 @@ from typing import Optional
 import httpx
 
 from .._async_io import Exc, ExcType, Trace, close_quietly
-from .._http import Call, must_have_length
+from .._http import Call, must_be_whole
 from .._sse import EventDecoder
 from ..errors import invalid_response
 from ..types import FileEvent, Json, maybe, take
 from .dataplane import AsyncDataPlane
-from .transport import checked_chunks
+from .transport import checked_chunks, end
 
 
 async def events(what: str, response: httpx.Response) -> AsyncIterator[Json]:
     """The events of an answer. It ends when the connection does; whether that is too early is for the caller to say."""
     kind = response.headers.get("content-type", "")
-    if not kind.startswith("text/event-stream"):
+    if not kind.lower().startswith("text/event-stream"):
         raise invalid_response(f"no event stream but {kind[:100] or 'no content type'}", response.status_code)
     decoder = EventDecoder()
     async for chunk in checked_chunks(what, response):
@@ -69,14 +69,14 @@ class AsyncFileStream:
         self._ended = True
         response, self._response = self._response, None
         if response is not None:
-            await response.aclose()
+            await end(response, self._chunks)
 
     async def _open(self) -> None:
         if self._ended or self._response is not None:
             return
         self._response = await self._plane.open(self._call)
         try:
-            must_have_length(self._response.headers)
+            must_be_whole(self._response.status_code, self._response.headers)
         except BaseException:
             await self.close()
             raise
@@ -125,7 +125,7 @@ class AsyncWatch:
         self._ended = True
         response, self._response = self._response, None
         if response is not None:
-            await response.aclose()
+            await end(response, self._events)
 
     async def _open(self) -> None:
         if not self._ended and self._response is None:

@@ -156,7 +156,8 @@ class AsyncTemplate:
         """
         config = resolve(api_key, base_url, request_timeout)
         body = _checks.build_body(from_, from_template, steps, start_cmd, ready_cmd, vcpu, memory_mib, disk_mib)
-        answer = await _ask(config, "POST", "/templates", {"name": name, **body}, headers=_with_key(idempotency_key))
+        headers = _checks.idempotency(idempotency_key)
+        answer = await _ask(config, "POST", "/templates", {"name": name, **body}, headers=headers)
         raw = as_object(answer.json())
         begun = take(raw, "build_id", str)
         return cls(template_info({**raw, "latest_build_id": begun}), config, begun)
@@ -232,8 +233,9 @@ class AsyncTemplate:
         harm. ``request_timeout``: here the seconds that a transfer may stand still, 60 at least.
 
         ValidationError with the code ``bad_request`` when it is no tar, with ``too_large`` when it is longer than the
-        server allows: 512 MiB, unless the operator has set another limit. The server does not wait for the rest of one
-        that is too long: the asyncio client, which reads nothing while it sends, may then raise SandboxConnectionError.
+        server allows: 512 MiB, unless the operator has set another limit. The server waits for the rest of one that
+        is too long for a few seconds only: the asyncio client, which reads nothing while it sends, raises
+        SandboxConnectionError when it has more to send than that.
         """
         config = resolve(api_key, base_url, request_timeout)
         if not isinstance(source, (str, os.PathLike)):
@@ -296,7 +298,7 @@ class AsyncTemplate:
         """
         body = _checks.build_body(from_, from_template, steps, start_cmd, ready_cmd, vcpu, memory_mib, disk_mib)
         path = _path(self.id) + "/builds"
-        answer = await _ask(self._config, "POST", path, body or None, headers=_with_key(idempotency_key))
+        answer = await _ask(self._config, "POST", path, body or None, headers=_checks.idempotency(idempotency_key))
         build = build_info(answer.json())
         self._begun = build.id
         return build
@@ -400,14 +402,10 @@ def _path(name_or_id: str) -> str:
     return f"/templates/{_checks.segment(name_or_id, 'name_or_id')}"
 
 
-def _with_key(key: Optional[str]) -> dict[str, str]:
-    return {} if key is None else {"Idempotency-Key": key}
-
-
 async def _remove(config: Config, path: str) -> None:
     """Deletes what may be gone already."""
     try:
-        await _ask(config, "DELETE", path)
+        (await _ask(config, "DELETE", path)).done()
     except NotFoundError:
         pass
 

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Awaitable, Callable
-from typing import Optional, TypeVar
+from typing import Any, Optional, TypeVar
 
 import httpx
 
-from .._async_io import UploadContent, new_client, sleep, upload_chunks
+from .._async_io import Place, UploadContent, finish, here, is_gone, new_client, sleep, upload_chunks
 from .._config import Config
 from .._http import (
     MAX_ERROR_BYTES,
@@ -15,13 +15,14 @@ from .._http import (
     Attempt,
     Call,
     Limit,
-    must_have_length,
+    must_be_whole,
     retry_after,
     translated,
+    unsendable,
 )
 from .._upload import size_of
 from .._version import __version__
-from ..errors import SuperserveError, error_from_answer
+from ..errors import SandboxConnectionError, SuperserveError, error_from_answer
 
 T = TypeVar("T")
 
@@ -29,17 +30,35 @@ USER_AGENT = f"superserve-python/{__version__}"
 
 
 class AsyncTransport:
-    """Connections to the server. They are opened when needed, also after ``close``."""
+    """Connections to the server. They are opened when needed, also after ``close``.
+
+    They belong to a process and an event loop: a forked child that went on with its parent's would read its answers.
+    """
 
     def __init__(self, config: Config) -> None:
         self.config = config
-        self._client: Optional[httpx.AsyncClient] = None
+        self._clients: dict[Place, httpx.AsyncClient] = {}
 
     async def close(self) -> None:
         """Closes all connections."""
-        client, self._client = self._client, None
+        self._forget()
+        client = self._clients.pop(here(), None)
         if client is not None:
             await client.aclose()
+
+    def _forget(self) -> None:
+        """Drops what a forked child or a later event loop can neither use nor close."""
+        for place in list(self._clients):
+            if is_gone(place):
+                self._clients.pop(place, None)
+
+    def _client(self) -> httpx.AsyncClient:
+        client = self._clients.get(here())
+        if client is None:
+            self._forget()
+            # Of several threads one has its client kept; those of the others have no connections yet.
+            client = self._clients.setdefault(here(), new_client())
+        return client
 
     async def request(self, call: Call) -> Answer:
         """Sends a request and reads the whole answer. GET and DELETE are tried again."""
@@ -78,8 +97,7 @@ class AsyncTransport:
             await sleep(delay)
 
     async def _send(self, call: Call, content: Optional[UploadContent] = None) -> httpx.Response:
-        if self._client is None:
-            self._client = new_client()
+        client = self._client()
         headers = {"User-Agent": USER_AGENT, **call.request_headers()}
         body: object = call.body
         if content is not None:
@@ -87,8 +105,9 @@ class AsyncTransport:
             headers["Content-Type"] = call.content_type
             if (size := size_of(content)) is not None:
                 headers["Content-Length"] = str(size)
-        with translated(f"{call.method} {call.url}"):
-            request = self._client.build_request(
+        what = f"{call.method} {call.url}"
+        with translated(what), unsendable(what):
+            request = client.build_request(
                 call.method,
                 call.url,
                 params=list(call.query) or None,
@@ -96,7 +115,13 @@ class AsyncTransport:
                 content=body,  # type: ignore[arg-type]
                 timeout=call.timeout(),
             )
-            response = await self._client.send(request, stream=True, follow_redirects=False)
+        try:
+            with translated(what):
+                response = await client.send(request, stream=True, follow_redirects=False)
+        except RuntimeError as error:
+            if not client.is_closed:
+                raise
+            raise SandboxConnectionError(f"{what}: the connections were closed meanwhile") from error
         if 200 <= response.status_code < 300:
             return response
         wait = retry_after(response.headers.get("retry-after"))
@@ -106,29 +131,37 @@ class AsyncTransport:
         """The body of an error, or what came of it: the status alone says enough to fail."""
         limit = Limit(MAX_ERROR_BYTES, call.total_timeout or call.idle_timeout)
         found = bytearray()
+        chunks = checked_chunks(f"{call.method} {call.url}", response)
         try:
-            async for chunk in checked_chunks(f"{call.method} {call.url}", response, limit):
-                found += chunk
+            async for chunk in chunks:
+                found += limit.add(chunk)
         except SuperserveError:
             pass
         finally:
-            await response.aclose()
+            await end(response, chunks)
         return bytes(found)
 
     async def _whole(self, call: Call, response: httpx.Response) -> Answer:
         limit = Limit(call.max_bytes, call.total_timeout)
+        chunks = checked_chunks(f"{call.method} {call.url}", response)
         try:
-            if call.needs_length:
-                must_have_length(response.headers)
+            if call.needs_whole:
+                must_be_whole(response.status_code, response.headers)
             limit.announced(response.headers)
-            body = b"".join([chunk async for chunk in checked_chunks(f"{call.method} {call.url}", response, limit)])
+            body = b"".join([limit.add(chunk) async for chunk in chunks])
         finally:
-            await response.aclose()
+            await end(response, chunks)
         return Answer(response.status_code, response.headers, body)
 
 
-async def checked_chunks(what: str, response: httpx.Response, limit: Optional[Limit] = None) -> AsyncIterator[bytes]:
+async def checked_chunks(what: str, response: httpx.Response) -> AsyncIterator[bytes]:
     """The bytes of an answer as they come."""
     with translated(what):
         async for chunk in response.aiter_raw():
-            yield limit.add(chunk) if limit is not None else chunk
+            yield chunk
+
+
+async def end(response: httpx.Response, pieces: Optional[AsyncIterator[Any]]) -> None:
+    """Closes an answer, however far it was read."""
+    await response.aclose()
+    await finish(pieces)

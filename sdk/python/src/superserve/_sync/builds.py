@@ -15,7 +15,7 @@ from ..build_types import BuildLogEvent, build_log_event
 from ..errors import BuildError, ConflictError, SandboxConnectionError, SandboxTimeoutError, SuperserveError
 from ..types import Json
 from .streams import events
-from .transport import Transport
+from .transport import Transport, end
 
 #: How often in a row a log may break off without a new line before that is an error.
 MAX_IDLE_CUTS = 3
@@ -55,9 +55,10 @@ class BuildLog:
 
     def close(self) -> None:
         """Closes the connection."""
-        response, self._response, self._events = self._response, None, None
+        response, self._response = self._response, None
+        rows, self._events = self._events, None
         if response is not None:
-            response.close()
+            end(response, rows)
 
     def _open(self) -> Iterator[Json]:
         self._response = self._transport.open(self._call)

@@ -16,6 +16,7 @@ from ..types import CommandResult, Json, SessionInfo, as_list, command_result, m
 from .dataplane import DataPlane
 from .process import Process, open_process
 from .streams import events
+from .transport import end
 
 #: Seconds a command may take when nothing is said; the server's default.
 DEFAULT_TIMEOUT = 30.0
@@ -55,7 +56,7 @@ class Commands:
         body = _checks.exec_body(command, args, cwd, env, user, timeout_seconds)
         if on_stdout is not None or on_stderr is not None:
             return self._stream(body, on_stdout, on_stderr)
-        patience = (DEFAULT_TIMEOUT if timeout_seconds is None else timeout_seconds) + GRACE
+        patience = (DEFAULT_TIMEOUT if timeout_seconds is None else max(timeout_seconds, 0)) + GRACE
         answer = self._plane.request(
             Call("POST", "/exec", body=_checks.to_json(body), idle_timeout=patience, total_timeout=patience)
         )
@@ -106,7 +107,8 @@ class Commands:
 
     def kill(self, session_id: str) -> None:
         """Kills a session's command; the entry of one that has ended is removed. NotFoundError when there is none."""
-        self._plane.request(Call("DELETE", f"/exec/sessions/{_checks.segment(session_id, 'session_id')}"))
+        path = f"/exec/sessions/{_checks.segment(session_id, 'session_id')}"
+        (self._plane.request(Call("DELETE", path))).done()
 
     def _stream(
         self, body: Json, on_stdout: Optional[TextCallback], on_stderr: Optional[TextCallback]
@@ -114,8 +116,9 @@ class Commands:
         call = Call("POST", "/exec/stream", body=_checks.to_json(body), idle_timeout=STREAM_IDLE_TIMEOUT)
         stdout, stderr = Kept(), Kept()
         response = self._plane.open(call)
+        rows = events("POST /exec/stream", response)
         try:
-            for event in events("POST /exec/stream", response):
+            for event in rows:
                 for name, kept, callback in (("stdout", stdout, on_stdout), ("stderr", stderr, on_stderr)):
                     if (text := maybe(event, name, str)) is not None:
                         kept.add(text.encode("utf-8", "replace"))
@@ -123,7 +126,7 @@ class Commands:
                 if event.get("finished"):
                     return _result(event, stdout, stderr)
         finally:
-            response.close()
+            end(response, rows)
         raise SandboxConnectionError("the stream ended before the command did")
 
 

@@ -8,8 +8,8 @@ import time
 from typing import Optional, Union
 
 from .._sync_io import WebSocket, Exc, ExcType, Lock, TextCallback, Trace, call_back, close_quietly
-from .._checks import utf8
 from .._collect import Kept, TextPieces
+from .._upload import as_bytes
 from ..errors import SandboxConnectionError, SuperserveError, ValidationError, error_from_event, invalid_response
 from ..types import CommandOutput, CommandResult, Json, as_object, take
 from .dataplane import DataPlane
@@ -102,7 +102,7 @@ class Process:
 
         What a command that has ended no longer reads is dropped.
         """
-        raw = utf8(data, "data") if isinstance(data, str) else bytes(data)
+        raw = as_bytes(data)
         with self._writing:
             if self._stdin_closed:
                 raise ValidationError("the command's input was closed")
@@ -162,6 +162,8 @@ class Process:
             self._socket.send(message)
         except SandboxConnectionError:
             # The server closes the connection after the command's end, which may just not have been taken in yet.
+            if self._reading.locked():
+                return  # whoever takes it in, perhaps the caller of the callback that sends, sees how it ended
             self.read_output()
             if self._exit_code is None:
                 raise

@@ -4,11 +4,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from typing import Optional, TypeVar
+from typing import Any, Optional, TypeVar
 
 import httpx
 
-from .._sync_io import UploadContent, new_client, sleep, upload_chunks
+from .._sync_io import Place, UploadContent, finish, here, is_gone, new_client, sleep, upload_chunks
 from .._config import Config
 from .._http import (
     MAX_ERROR_BYTES,
@@ -16,13 +16,14 @@ from .._http import (
     Attempt,
     Call,
     Limit,
-    must_have_length,
+    must_be_whole,
     retry_after,
     translated,
+    unsendable,
 )
 from .._upload import size_of
 from .._version import __version__
-from ..errors import SuperserveError, error_from_answer
+from ..errors import SandboxConnectionError, SuperserveError, error_from_answer
 
 T = TypeVar("T")
 
@@ -30,17 +31,35 @@ USER_AGENT = f"superserve-python/{__version__}"
 
 
 class Transport:
-    """Connections to the server. They are opened when needed, also after ``close``."""
+    """Connections to the server. They are opened when needed, also after ``close``.
+
+    They belong to a process and an event loop: a forked child that went on with its parent's would read its answers.
+    """
 
     def __init__(self, config: Config) -> None:
         self.config = config
-        self._client: Optional[httpx.Client] = None
+        self._clients: dict[Place, httpx.Client] = {}
 
     def close(self) -> None:
         """Closes all connections."""
-        client, self._client = self._client, None
+        self._forget()
+        client = self._clients.pop(here(), None)
         if client is not None:
             client.close()
+
+    def _forget(self) -> None:
+        """Drops what a forked child or a later event loop can neither use nor close."""
+        for place in list(self._clients):
+            if is_gone(place):
+                self._clients.pop(place, None)
+
+    def _client(self) -> httpx.Client:
+        client = self._clients.get(here())
+        if client is None:
+            self._forget()
+            # Of several threads one has its client kept; those of the others have no connections yet.
+            client = self._clients.setdefault(here(), new_client())
+        return client
 
     def request(self, call: Call) -> Answer:
         """Sends a request and reads the whole answer. GET and DELETE are tried again."""
@@ -79,8 +98,7 @@ class Transport:
             sleep(delay)
 
     def _send(self, call: Call, content: Optional[UploadContent] = None) -> httpx.Response:
-        if self._client is None:
-            self._client = new_client()
+        client = self._client()
         headers = {"User-Agent": USER_AGENT, **call.request_headers()}
         body: object = call.body
         if content is not None:
@@ -88,8 +106,9 @@ class Transport:
             headers["Content-Type"] = call.content_type
             if (size := size_of(content)) is not None:
                 headers["Content-Length"] = str(size)
-        with translated(f"{call.method} {call.url}"):
-            request = self._client.build_request(
+        what = f"{call.method} {call.url}"
+        with translated(what), unsendable(what):
+            request = client.build_request(
                 call.method,
                 call.url,
                 params=list(call.query) or None,
@@ -97,7 +116,13 @@ class Transport:
                 content=body,  # type: ignore[arg-type]
                 timeout=call.timeout(),
             )
-            response = self._client.send(request, stream=True, follow_redirects=False)
+        try:
+            with translated(what):
+                response = client.send(request, stream=True, follow_redirects=False)
+        except RuntimeError as error:
+            if not client.is_closed:
+                raise
+            raise SandboxConnectionError(f"{what}: the connections were closed meanwhile") from error
         if 200 <= response.status_code < 300:
             return response
         wait = retry_after(response.headers.get("retry-after"))
@@ -107,29 +132,37 @@ class Transport:
         """The body of an error, or what came of it: the status alone says enough to fail."""
         limit = Limit(MAX_ERROR_BYTES, call.total_timeout or call.idle_timeout)
         found = bytearray()
+        chunks = checked_chunks(f"{call.method} {call.url}", response)
         try:
-            for chunk in checked_chunks(f"{call.method} {call.url}", response, limit):
-                found += chunk
+            for chunk in chunks:
+                found += limit.add(chunk)
         except SuperserveError:
             pass
         finally:
-            response.close()
+            end(response, chunks)
         return bytes(found)
 
     def _whole(self, call: Call, response: httpx.Response) -> Answer:
         limit = Limit(call.max_bytes, call.total_timeout)
+        chunks = checked_chunks(f"{call.method} {call.url}", response)
         try:
-            if call.needs_length:
-                must_have_length(response.headers)
+            if call.needs_whole:
+                must_be_whole(response.status_code, response.headers)
             limit.announced(response.headers)
-            body = b"".join([chunk for chunk in checked_chunks(f"{call.method} {call.url}", response, limit)])
+            body = b"".join([limit.add(chunk) for chunk in chunks])
         finally:
-            response.close()
+            end(response, chunks)
         return Answer(response.status_code, response.headers, body)
 
 
-def checked_chunks(what: str, response: httpx.Response, limit: Optional[Limit] = None) -> Iterator[bytes]:
+def checked_chunks(what: str, response: httpx.Response) -> Iterator[bytes]:
     """The bytes of an answer as they come."""
     with translated(what):
         for chunk in response.iter_raw():
-            yield limit.add(chunk) if limit is not None else chunk
+            yield chunk
+
+
+def end(response: httpx.Response, pieces: Optional[Iterator[Any]]) -> None:
+    """Closes an answer, however far it was read."""
+    response.close()
+    finish(pieces)
