@@ -1,6 +1,8 @@
 /** How much of each stream a result keeps by default. */
 export const DEFAULT_KEPT = 4 * 1024 * 1024
 
+const PIECE = 64 * 1024
+
 /** Keeps a stream of text: all of it up to max, of a longer one the two ends. Lengths are in UTF-16 units. */
 export class Collector {
   readonly #half: number
@@ -23,7 +25,10 @@ export class Collector {
       text = text.slice(room)
     }
     if (text === "") return
-    this.#tail.push(text)
+    // Many small pieces are put together: shifting a long list is slow.
+    const last = this.#tail.length - 1
+    if (last >= 0 && (this.#tail[last] as string).length < PIECE) this.#tail[last] += text
+    else this.#tail.push(text)
     this.#tailLength += text.length
     const keep = this.#max - this.#half
     while (this.#tailLength - (this.#tail[0] as string).length >= keep) {

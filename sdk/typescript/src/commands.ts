@@ -3,11 +3,17 @@ import { checkDuration } from "./config"
 import { commandResult, list, sessionInfo, streamError } from "./convert"
 import { ANSWER_MS, type DataPlane, IDLE_MS } from "./dataplane"
 import { ValidationError } from "./errors"
-import { readJson, readNothing } from "./http"
+import { readJson, readNothing, tooLarge } from "./http"
 import { segment } from "./path"
 import { type CommandSession, openSession } from "./session"
 import { events, streamCut } from "./sse"
 import type { AttachOptions, CommandOptions, CommandResult, CommandSessionInfo, SpawnOptions } from "./types"
+
+/**
+ * Runtimes and proxies give up an answer of which nothing comes for some minutes: Node and Bun after 300 s. A command that
+ * may take longer than this many seconds is therefore run with a stream, which the server keeps alive.
+ */
+const SILENT_ANSWER_S = 240
 
 /** The server's time limit of a command that names none, in seconds. */
 const DEFAULT_TIMEOUT_S = 30
@@ -37,11 +43,21 @@ export class Commands {
     const body = execBody(command, options)
     if (options.onStdout || options.onStderr) return this.#runStreaming(body, options)
     const seconds = body.timeout_s ?? DEFAULT_TIMEOUT_S
+    if (seconds > SILENT_ANSWER_S) return this.#runLong(body, options)
     const answer = await this.#plane.send("POST", "/exec", {
       json: body, signal: options.signal, limits: { headersMs: seconds * 1000 + ANSWER_MS, idleMs: IDLE_MS },
     })
     const { value, status } = await readJson(answer, options.maxOutputBytes)
     return commandResult(value, status)
+  }
+
+  /** By a stream, with the bounds of a call without callbacks. */
+  async #runLong(body: ExecBody, options: CommandOptions): Promise<CommandResult> {
+    const { maxOutputBytes, ...others } = options
+    const result = await this.#runStreaming(body, others)
+    const { byteLength } = new TextEncoder().encode(result.stdout + result.stderr)
+    if (maxOutputBytes !== undefined && byteLength > maxOutputBytes) throw tooLarge(maxOutputBytes)
+    return result
   }
 
   async #runStreaming(body: ExecBody, options: CommandOptions): Promise<CommandResult> {

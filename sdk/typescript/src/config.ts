@@ -35,7 +35,7 @@ function environment(name: string): string | undefined {
  * @throws {@link AuthenticationError} without an API key, or with one that no header can carry.
  */
 export function resolveConfig(options: ConnectionOptions = {}): ResolvedConfig {
-  const apiKey = (options.apiKey ?? environment("SUPERSERVE_API_KEY") ?? "").trim()
+  const apiKey = String(options.apiKey ?? environment("SUPERSERVE_API_KEY") ?? "").trim()
   if (apiKey === "") {
     throw new AuthenticationError("No API key: set SUPERSERVE_API_KEY or pass apiKey", "missing_api_key")
   }
@@ -54,15 +54,29 @@ export function parseOrigin(what: string, value: string): string {
   try {
     url = new URL(value.trim())
   } catch {
-    throw new ValidationError(`${what} is not a URL: ${value}`)
+    throw new ValidationError(`${what} is not a URL: ${withoutUser(value)}`)
   }
   if (url.protocol !== "http:" && url.protocol !== "https:") {
-    throw new ValidationError(`${what} must start with http:// or https://: ${value}`)
+    throw new ValidationError(`${what} must start with http:// or https://: ${withoutUser(value)}`)
   }
   if (url.search !== "" || url.hash !== "" || url.username !== "" || url.password !== "") {
     throw new ValidationError(`${what} may have neither a query nor a fragment nor a user: ${url.origin}`)
   }
   return (url.origin + url.pathname).replace(/\/+$/, "")
+}
+
+/** A text that is not the URL it should be, without what may be a password in it. */
+function withoutUser(value: unknown): string {
+  return String(value).replace(/^.*@/s, "…@")
+}
+
+/** The headers that make a POST repeatable. Throws for a key that no header can carry. */
+export function idempotencyHeaders(key: string | undefined): Record<string, string> {
+  if (key === undefined) return {}
+  if (typeof key !== "string" || !/^[\x20-\x7e]{1,255}$/.test(key) || key.trim() !== key) {
+    throw new ValidationError("idempotencyKey must be 1-255 printable ASCII characters, without a space at either end")
+  }
+  return { "Idempotency-Key": key }
 }
 
 /** Throws unless a duration is a finite number above 0. */

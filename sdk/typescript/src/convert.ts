@@ -1,4 +1,4 @@
-import { errorFor, invalidAnswer, type SuperserveError } from "./errors"
+import { errorFor, invalidAnswer, type SuperserveError, ValidationError } from "./errors"
 import type {
   BuildLogEvent, CommandResult, CommandSessionInfo, FileInfo, NetworkConfig, NetworkEvent, NetworkLogPage, SandboxInfo,
   SandboxStatus, TemplateBuildInfo, TemplateInfo, TemplateStatus, TemplateUpload, TimeoutAction,
@@ -23,6 +23,13 @@ export class Fields {
 
   optionalString(name: string): string | undefined {
     return this.#typed(name, "string") as string | undefined
+  }
+
+  /** A text for a header. The runtimes' errors about one that no header can carry would quote it. */
+  headerValue(name: string): string {
+    const text = this.string(name)
+    if (!/^[\x21-\x7e]+$/.test(text)) throw invalidAnswer(`${name} has characters that it can't have`, this.#status)
+    return text
   }
 
   number(name: string): number {
@@ -56,7 +63,7 @@ export class Fields {
 
   strings(name: string): Record<string, string> {
     const object = this.#values[name] ?? {}
-    if (typeof object !== "object" || Object.values(object).some((v) => typeof v !== "string")) {
+    if (typeof object !== "object" || Array.isArray(object) || Object.values(object).some((v) => typeof v !== "string")) {
       throw invalidAnswer(`${name} does not hold strings`, this.#status)
     }
     return { ...(object as Record<string, string>) }
@@ -154,7 +161,10 @@ export function templateInfo(value: unknown, status: number): TemplateInfo {
 
 /** A template as the API takes it. */
 export function templateRef(template: string | { id: string } | undefined): string | undefined {
-  return typeof template === "object" && template !== null ? template.id : template
+  if (template === undefined || template === null || typeof template === "string") return template
+  // A promise that was not awaited would else be the default template.
+  if (typeof template.id !== "string") throw new ValidationError("fromTemplate must be a name, a UUID or a Template")
+  return template.id
 }
 
 export function templateUpload(value: unknown, status: number): TemplateUpload {

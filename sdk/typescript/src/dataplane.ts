@@ -1,5 +1,6 @@
 import type { ResolvedConfig } from "./config"
 import { Fields } from "./convert"
+import { unlessAborted } from "./deadline"
 import { AuthenticationError } from "./errors"
 import { type Answer, type Call, requestJson, send } from "./http"
 import { segment } from "./path"
@@ -49,9 +50,10 @@ export class DataPlane {
     try {
       return await send(this.#call(method, path, call))
     } catch (error) {
-      if (!(error instanceof AuthenticationError) || error.statusCode !== 401 || call.once) throw error
+      if (!(error instanceof AuthenticationError) || error.statusCode !== 401) throw error
       if (this.#token === token) await this.refresh(call.signal)
-      if (this.#token === token) throw error
+      // What can be sent only once is the caller's to send again, with the token that is good now.
+      if (this.#token === token || call.once) throw error
       return send(this.#call(method, path, call))
     }
   }
@@ -79,8 +81,7 @@ export class DataPlane {
     this.#refreshing ??= this.#readToken().finally(() => {
       this.#refreshing = undefined
     })
-    await this.#refreshing
-    signal?.throwIfAborted()
+    await unlessAborted(this.#refreshing, signal)
   }
 
   async #readToken(): Promise<void> {
@@ -91,6 +92,6 @@ export class DataPlane {
       headers: { "X-API-Key": apiKey },
       limits: { totalMs: requestTimeoutMs },
     })
-    this.#token = new Fields(value, status, "the sandbox").string("access_token")
+    this.#token = new Fields(value, status, "the sandbox").headerValue("access_token")
   }
 }

@@ -10,6 +10,8 @@ export class Deadline {
   readonly #onAbort: () => void
   #timer: ReturnType<typeof setTimeout> | undefined
   #touched = 0
+  #held = false
+  #idle: (() => void) | undefined
   #timeout: TimeoutError | undefined
 
   /** Throws the reason of a signal that is aborted already. */
@@ -29,27 +31,37 @@ export class Deadline {
 
   /** Replaces the time limit: from now, in milliseconds; undefined for none. */
   limit(ms: number | undefined, waitingFor: string): void {
-    clearTimeout(this.#timer)
-    this.#timer = undefined
+    this.#stop()
     if (ms === undefined) return
     this.#start(ms, () => this.#expire(`Timed out: ${waitingFor} took longer than ${ms} ms`))
   }
 
-  /** Replaces the time limit: ms without a call of touch. */
+  /** Replaces the time limit: ms in which nothing moves and it is not held. */
   limitIdle(ms: number): void {
-    clearTimeout(this.#timer)
+    this.#stop()
     this.#touched = Date.now()
     const check = () => {
+      this.#timer = undefined
+      // Then release starts it again: a held one keeps no process alive.
+      if (this.#held) return
       const left = ms - (Date.now() - this.#touched)
       if (left > 0) this.#start(left, check)
-      else this.#expire(`Timed out: the server sent nothing for ${ms} ms`)
+      else this.#expire(`Timed out: nothing moved between here and the server for ${ms} ms`)
     }
+    this.#idle = check
     this.#start(ms, check)
   }
 
-  /** Something came. Cheap, for every chunk. */
-  touch(): void {
+  /** The next step is this side's, however long it takes: the idle time stands still. Cheap, for every chunk. */
+  hold(): void {
+    this.#held = true
+  }
+
+  /** The server's turn: the idle time begins anew. Cheap, for every chunk. */
+  release(): void {
+    this.#held = false
     this.#touched = Date.now()
+    if (this.#timer === undefined) this.#idle?.()
   }
 
   /** Why it was aborted: a TimeoutError, the caller's reason, or undefined when it was not. */
@@ -68,9 +80,14 @@ export class Deadline {
   }
 
   dispose(): void {
+    this.#stop()
+    this.#user?.removeEventListener("abort", this.#onAbort)
+  }
+
+  #stop(): void {
     clearTimeout(this.#timer)
     this.#timer = undefined
-    this.#user?.removeEventListener("abort", this.#onAbort)
+    this.#idle = undefined
   }
 
   #start(ms: number, then: () => void): void {
@@ -98,4 +115,19 @@ export function sleep(ms: number, signal?: AbortSignal): Promise<void> {
     }, ms)
     signal?.addEventListener("abort", onAbort, { once: true })
   })
+}
+
+/** Waits for what others wait for as well: the signal ends only this waiting, with its reason. */
+export async function unlessAborted<T>(shared: Promise<T>, signal?: AbortSignal): Promise<T> {
+  signal?.throwIfAborted()
+  let onAbort = () => {}
+  const aborted = new Promise<never>((_, reject) => {
+    onAbort = () => reject(signal?.reason)
+  })
+  signal?.addEventListener("abort", onAbort, { once: true })
+  try {
+    return await Promise.race([shared, aborted])
+  } finally {
+    signal?.removeEventListener("abort", onAbort)
+  }
 }

@@ -1,10 +1,10 @@
 import { checkDuration } from "./config"
 import { fileInfo, Fields } from "./convert"
 import type { DataCall, DataPlane } from "./dataplane"
-import { NotFoundError } from "./errors"
+import { NotFoundError, ValidationError } from "./errors"
 import { type Answer, chunks, readAll, readJson, readNothing, wasRetried } from "./http"
 import { checkPath } from "./path"
-import type { FileInfo, FileInput, FileOptions, ReadOptions } from "./types"
+import type { Bytes, FileInfo, FileInput, FileOptions, ReadOptions } from "./types"
 import { prepareUpload } from "./upload"
 import { FileWatcher } from "./watch"
 
@@ -49,7 +49,7 @@ export class Files {
    * console.log(bytes.byteLength)
    * ```
    */
-  async read(path: string, options: ReadOptions = {}): Promise<Uint8Array<ArrayBuffer>> {
+  async read(path: string, options: ReadOptions = {}): Promise<Bytes> {
     return this.#download({ path }, options)
   }
 
@@ -74,7 +74,7 @@ export class Files {
   }
 
   /** Reads a directory as a zip archive, its entries prefixed with the directory's base name, symlinks left out. */
-  async downloadDir(path: string, options: ReadOptions = {}): Promise<Uint8Array<ArrayBuffer>> {
+  async downloadDir(path: string, options: ReadOptions = {}): Promise<Bytes> {
     return this.#download({ path, format: "zip" }, options)
   }
 
@@ -169,9 +169,10 @@ export class Files {
     new Fields(value, status, "the answer").string("path")
   }
 
-  async #download(query: { path: string; format?: string }, options: ReadOptions): Promise<Uint8Array<ArrayBuffer>> {
+  async #download(query: { path: string; format?: string }, options: ReadOptions): Promise<Bytes> {
     checkPath(query.path)
-    const maxBytes = options.maxBytes ?? MAX_DOWNLOAD_BYTES
+    const { maxBytes = MAX_DOWNLOAD_BYTES } = options
+    if (typeof maxBytes !== "number" || !(maxBytes >= 0)) throw new ValidationError("maxBytes must be a number from 0")
     const { response, deadline } = await this.#send("GET", "/files", { query }, options)
     return readAll(response, deadline, maxBytes)
   }

@@ -1,3 +1,4 @@
+import { ByteSource } from "./bytesource"
 import { Deadline, sleep } from "./deadline"
 import { ConnectionError, errorFor, invalidAnswer, type SuperserveError, ValidationError } from "./errors"
 import { inBrowser } from "./platform"
@@ -13,7 +14,10 @@ const MAX_ERROR_BYTES = 64 * 1024
 /** Bound on JSON answers: /exec has two streams of 4 MiB, which escapes can make six times as long. */
 export const MAX_JSON_BYTES = 64 * 1024 * 1024
 
-/** Time limits of a request, in milliseconds: one for all of it, or one until it answers and one between bytes. */
+/**
+ * Time limits of a request, in milliseconds: one for all of it, or one until it answers and one between bytes. Without
+ * `headersMs` that last one holds from the beginning, for an upload of which nobody knows how long it is.
+ */
 export interface Limits {
   totalMs?: number
   headersMs?: number
@@ -78,26 +82,35 @@ export function wasRetried(error: Error): boolean {
 async function sendOnce(call: Call): Promise<Answer> {
   const deadline = new Deadline(call.signal)
   const { totalMs, headersMs, idleMs } = call.limits
-  deadline.limit(totalMs ?? headersMs, "the answer")
+  const answerMs = totalMs ?? headersMs
+  if (answerMs === undefined && idleMs !== undefined) deadline.limitIdle(idleMs)
+  else deadline.limit(answerMs, "the answer")
+  const source = isStream(call.body) ? new ByteSource(call.body, deadline) : undefined
   try {
-    const response = await fetchOrThrow(call, deadline)
+    const response = await fetchOrThrow(call, deadline, source)
     if (!response.ok) throw await errorFrom(response, deadline)
     if (totalMs === undefined) {
       if (idleMs === undefined) deadline.limit(undefined, "")
       else deadline.limitIdle(idleMs)
+      deadline.hold()
     }
     return { response, deadline }
   } catch (error) {
     deadline.cancel()
+    source?.cancel(error)
     throw error
   }
 }
 
-async function fetchOrThrow(call: Call, deadline: Deadline): Promise<Response> {
+function isStream(body: BodyInit | undefined): body is ReadableStream<Uint8Array> {
+  return typeof ReadableStream !== "undefined" && body instanceof ReadableStream
+}
+
+async function fetchOrThrow(call: Call, deadline: Deadline, source?: ByteSource): Promise<Response> {
   const headers: Record<string, string> = { ...call.headers }
   // Browsers send their own, and would have to ask the server for permission first.
   if (!inBrowser()) headers["User-Agent"] = `superserve-sdk-js/${VERSION}`
-  let body = call.body
+  let body = source?.stream ?? call.body
   if (call.json !== undefined) {
     headers["Content-Type"] = "application/json"
     body = JSON.stringify(call.json)
@@ -106,13 +119,14 @@ async function fetchOrThrow(call: Call, deadline: Deadline): Promise<Response> {
   const init: RequestInit & { duplex?: "half" } = {
     method: call.method, headers, body, redirect: "manual", signal: deadline.signal,
   }
-  if (typeof ReadableStream !== "undefined" && body instanceof ReadableStream) init.duplex = "half"
+  if (source) init.duplex = "half"
   // A file has one URL in all sandboxes: the header says which one.
   if (inBrowser()) init.cache = "no-store"
   try {
     return await fetch(call.url, init)
   } catch (error) {
     if (deadline.aborted) throw deadline.reason
+    if (source?.failure) throw source.failure.reason
     throw new ConnectionError(`Could not reach ${new URL(call.url).origin}: ${reasonOf(error)}`, "connection_failed", {
       cause: error,
     })
@@ -153,22 +167,26 @@ async function errorFrom(response: Response, deadline: Deadline): Promise<Supers
 export function parseRetryAfter(value: string | null): number | undefined {
   if (value === null) return undefined
   if (/^\s*\d+\s*$/.test(value)) return Number(value) * 1000
-  const date = Date.parse(value)
+  // Date.parse also takes "-5" and "1.5" for dates, of years long past.
+  const date = /^\s*[A-Za-z]{3,9},? .*\d\d:\d\d:\d\d/.test(value) ? Date.parse(value) : Number.NaN
   return Number.isNaN(date) ? undefined : Math.max(0, date - Date.now())
 }
 
-/** Reads a body's chunks; the deadline is touched by each and ends the reading. */
+/** Reads a body's chunks. The deadline ends the reading, but does not run while the reader is busy with a chunk. */
 export async function* chunks(response: Response, deadline: Deadline): AsyncGenerator<Uint8Array, void, void> {
   if (!response.body) return deadline.dispose()
   const reader = response.body.getReader()
-  const expected = response.headers.has("Content-Encoding") ? null : response.headers.get("Content-Length")
+  // Browsers look after the length themselves, and do not show pages of other origins whether it is of something packed.
+  const comparable = !inBrowser() && !response.headers.has("Content-Encoding")
+  const expected = comparable ? response.headers.get("Content-Length") : null
   let received = 0
   let finished = false
   try {
     for (;;) {
+      deadline.release()
       const { done, value } = await reader.read()
       if (done) break
-      deadline.touch()
+      deadline.hold()
       received += value.byteLength
       yield value
     }
@@ -211,7 +229,7 @@ export async function readAll(response: Response, deadline: Deadline, max: numbe
   return all
 }
 
-function tooLarge(max: number): ValidationError {
+export function tooLarge(max: number): ValidationError {
   return new ValidationError(`The answer is larger than ${max} bytes`, "too_large")
 }
 
@@ -222,11 +240,16 @@ export async function requestJson(call: Call, maxBytes = MAX_JSON_BYTES): Promis
 
 export async function readJson(answer: Answer, maxBytes = MAX_JSON_BYTES): Promise<{ value: unknown; status: number }> {
   const { response, deadline } = answer
-  const bytes = await readAll(response, deadline, maxBytes)
+  return { value: parseJson(response, await readAll(response, deadline, maxBytes)), status: response.status }
+}
+
+/** The error has no cause: the parser's would quote the answer, which may hold a token. */
+function parseJson(response: Response, bytes: Uint8Array): unknown {
   try {
-    return { value: JSON.parse(new TextDecoder().decode(bytes)), status: response.status }
-  } catch (error) {
-    throw invalidAnswer("it is not JSON", response.status, error)
+    return JSON.parse(new TextDecoder().decode(bytes))
+  } catch {
+    const type = response.headers.get("Content-Type")?.slice(0, 100)
+    throw invalidAnswer(`it is not JSON${type && !type.includes("json") ? ` but ${type}` : ""}`, response.status)
   }
 }
 
@@ -234,10 +257,5 @@ export async function readJson(answer: Answer, maxBytes = MAX_JSON_BYTES): Promi
 export async function readNothing(answer: Answer): Promise<void> {
   const { response, deadline } = answer
   const bytes = await readAll(response, deadline, MAX_JSON_BYTES)
-  if (bytes.byteLength === 0) return
-  try {
-    JSON.parse(new TextDecoder().decode(bytes))
-  } catch (error) {
-    throw invalidAnswer("it is not JSON", response.status, error)
-  }
+  if (bytes.byteLength > 0) parseJson(response, bytes)
 }

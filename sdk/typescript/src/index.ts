@@ -14,7 +14,7 @@ export { Sandbox } from "./sandbox"
 export { CommandSession, type CommandStdin } from "./session"
 export { Template } from "./template"
 export type {
-  AttachOptions, BuildLogCallback, BuildLogEvent, BuildLogsOptions, BuildLogStream, BuildStep, CommandOptions,
+  AttachOptions, BuildLogCallback, BuildLogEvent, BuildLogsOptions, BuildLogStream, BuildStep, Bytes, CommandOptions,
   CommandResult, CommandSessionInfo, ConnectionOptions, FileEvent, FileInfo, FileInput, FileOptions, NetworkConfig,
   NetworkEvent, NetworkLogOptions, NetworkLogPage, NetworkVerdict, OutputCallback, ReadOptions, SandboxCreateOptions,
   SandboxInfo, SandboxListOptions, SandboxStatus, SandboxUpdateOptions, SpawnOptions, TemplateBuildInfo,

@@ -1,5 +1,5 @@
 import { Commands } from "./commands"
-import { parseOrigin, type ResolvedConfig, resolveConfig } from "./config"
+import { idempotencyHeaders, parseOrigin, type ResolvedConfig, resolveConfig } from "./config"
 import { Fields, list as listOf, networkBody, networkLogPage, sandboxInfo, templateRef } from "./convert"
 import { DataPlane } from "./dataplane"
 import { invalidAnswer, NotFoundError, ValidationError } from "./errors"
@@ -44,7 +44,7 @@ export class Sandbox {
   private constructor(config: ResolvedConfig, value: unknown, status: number) {
     const info = sandboxInfo(value, status)
     this.#config = config
-    this.#plane = dataPlane(config, info.id, new Fields(value, status, "the sandbox"), status)
+    this.#plane = dataPlane(config, new Fields(value, status, "the sandbox"), status)
     this.#files = new Files(this.#plane)
     const fixed = {
       id: info.id, name: info.name, status: info.status, metadata: Object.freeze(info.metadata),
@@ -76,7 +76,7 @@ export class Sandbox {
     const config = resolveConfig(options)
     if (typeof options?.name !== "string") throw new ValidationError("name is required")
     const call = control(config, "POST", "/sandboxes", options.signal)
-    if (options.idempotencyKey !== undefined) call.headers["Idempotency-Key"] = options.idempotencyKey
+    Object.assign(call.headers, idempotencyHeaders(options.idempotencyKey))
     const { value, status } = await requestJson({ ...call, json: createBody(options) })
     return new Sandbox(config, value, status)
   }
@@ -107,8 +107,10 @@ export class Sandbox {
     for (let offset = options.offset ?? 0; ; offset += PAGE) {
       const page = await listPage(config, options, PAGE, offset)
       // One that is created meanwhile moves the others, so that one can come twice.
+      const before = found.size
       for (const info of page) if (!found.has(info.id)) found.set(info.id, info)
-      if (page.length < PAGE) return [...found.values()]
+      // A server that does not know offsets would give the same page for ever.
+      if (page.length < PAGE || found.size === before) return [...found.values()]
     }
   }
 
@@ -139,7 +141,7 @@ export class Sandbox {
   /** Restores a paused sandbox with its processes. Resuming one that is not paused is a ConflictError. */
   async resume(options: { signal?: AbortSignal } = {}): Promise<void> {
     const { value, status } = await requestJson(this.#control("POST", "/resume", options.signal))
-    this.#plane.token = new Fields(value, status, "the answer").string("access_token")
+    this.#plane.token = new Fields(value, status, "the answer").headerValue("access_token")
     this.#files = new Files(this.#plane)
   }
 
@@ -194,7 +196,7 @@ Object.defineProperty(Sandbox.prototype, asyncDispose, {
   },
 })
 
-function dataPlane(config: ResolvedConfig, id: string, fields: Fields, status: number): DataPlane {
+function dataPlane(config: ResolvedConfig, fields: Fields, status: number): DataPlane {
   const told = fields.optionalString("data_plane_url")
   let origin = config.baseUrl
   try {
@@ -202,7 +204,7 @@ function dataPlane(config: ResolvedConfig, id: string, fields: Fields, status: n
   } catch (error) {
     throw invalidAnswer((error as Error).message, status, error)
   }
-  return new DataPlane(config, id, origin, fields.string("access_token"))
+  return new DataPlane(config, fields.headerValue("id"), origin, fields.headerValue("access_token"))
 }
 
 /** @internal */

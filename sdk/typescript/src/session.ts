@@ -1,5 +1,5 @@
 import { Collector } from "./collector"
-import { streamError } from "./convert"
+import { Fields, streamError } from "./convert"
 import { ANSWER_MS, type DataPlane } from "./dataplane"
 import { ConnectionError, errorFor, invalidAnswer, SuperserveError, TimeoutError } from "./errors"
 import { readNothing } from "./http"
@@ -15,6 +15,12 @@ const STDIN_CHUNK = 256 * 1024
 const STDIN_HIGH_WATER = 1024 * 1024
 /** How many unhandled messages make a socket that can stop reading do so. */
 const BACKLOG = 64
+
+/**
+ * How much output may wait for callbacks that are slow. Only for sockets that can't stop reading, as those of browsers and
+ * Node: the others stop long before.
+ */
+const MAX_BACKLOG_BYTES = 64 * 1024 * 1024
 
 const asyncDispose: typeof Symbol.asyncDispose = Symbol.asyncDispose ?? Symbol.for("Symbol.asyncDispose")
 
@@ -65,6 +71,7 @@ export class CommandSession {
   #offset: number
   #handled: Promise<void> = Promise.resolve()
   #waiting = 0
+  #waitingBytes = 0
   #named: { resolve: () => void; reject: (error: unknown) => void } | undefined
   #id = ""
   #pid = 0
@@ -180,11 +187,15 @@ export class CommandSession {
   }
 
   #enqueue(event: SocketEvent): void {
+    const size = (event.data as ArrayBuffer).byteLength ?? (event.data as string).length
+    this.#waitingBytes += size
     if (++this.#waiting > BACKLOG) this.#socket.pause?.()
+    if (!this.#socket.pause && this.#waitingBytes > MAX_BACKLOG_BYTES) return this.#end(tooSlow())
     this.#handled = this.#handled
       .then(() => (this.#over ? undefined : this.#handle(event.data)))
       .catch((error: unknown) => this.#end(error))
       .finally(() => {
+        this.#waitingBytes -= size
         if (--this.#waiting === BACKLOG) this.#socket.resume?.()
       })
   }
@@ -202,21 +213,23 @@ export class CommandSession {
     let message: Record<string, unknown>
     try {
       message = JSON.parse(text) as Record<string, unknown>
-    } catch (error) {
-      throw invalidAnswer("a message is not JSON", 101, error)
+    } catch {
+      throw invalidAnswer("a message is not JSON", 101)
     }
-    if (this.#named && typeof message.session_id === "string") {
-      this.#id = message.session_id
-      this.#pid = Number(message.pid)
+    const fields = new Fields(message, 101, "a message")
+    if (this.#named && message.session_id !== undefined) {
+      this.#id = fields.string("session_id")
+      this.#pid = fields.number("pid")
       this.#named.resolve()
     }
     if (message.finished === true) {
       if (typeof message.exit_code !== "number") throw streamError(message)
+      if (this.#id === "") throw invalidAnswer("the session ended before it was named", 101)
       for (const stream of this.#streams) await stream.end()
       this.#end(undefined, message.exit_code)
     } else if (message.type === "truncated") {
       this.#lostOutput = true
-      this.#offset = Number(message.offset)
+      this.#offset = fields.number("offset")
     }
   }
 
@@ -260,7 +273,10 @@ export class CommandSession {
     while (!this.#over && this.#socket.bufferedAmount > STDIN_HIGH_WATER) {
       await new Promise((resolve) => setTimeout(resolve, 5))
     }
-    if (this.#over) throw new SuperserveError("The session is over", undefined, "session_over")
+    // A socket that is closing takes nothing, though what came over it may still be on its way to the callbacks.
+    if (this.#over || this.#socket.readyState !== OPEN) {
+      throw new SuperserveError("The session is over", undefined, "session_over")
+    }
   }
 }
 
@@ -271,6 +287,14 @@ Object.defineProperty(CommandSession.prototype, asyncDispose, {
     return this.close()
   },
 })
+
+function tooSlow(): SuperserveError {
+  const mebibytes = MAX_BACKLOG_BYTES / 1024 ** 2
+  return new SuperserveError(
+    `The callbacks are slower than the output: ${mebibytes} MiB wait for them. The command runs on; attach again`,
+    undefined, "output_backlog",
+  )
+}
 
 /** The server closes a session it refuses with 4000 plus the HTTP status, and "<code>: <message>" as the reason. */
 const CLOSE_ERROR_BASE = 4000

@@ -1,5 +1,5 @@
 import { buildBody, buildFailure, buildLog, buildLogIfAny } from "./builds"
-import { checkDuration, type ResolvedConfig, resolveConfig } from "./config"
+import { checkDuration, idempotencyHeaders, type ResolvedConfig, resolveConfig } from "./config"
 import { buildInfo, Fields, list as listOf, templateInfo, templateUpload } from "./convert"
 import { IDLE_MS } from "./dataplane"
 import { sleep } from "./deadline"
@@ -258,7 +258,7 @@ function buildPath(buildId: string): string {
 }
 
 function withKey(call: Call, key: string | undefined): Call {
-  return key === undefined ? call : { ...call, headers: { ...call.headers, "Idempotency-Key": key } }
+  return { ...call, headers: { ...call.headers, ...idempotencyHeaders(key) } }
 }
 
 async function upload(path: string, tar: FileInput, options: TemplateUploadOptions): Promise<TemplateUpload> {

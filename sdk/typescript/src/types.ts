@@ -149,6 +149,8 @@ export interface CommandOptions extends CommandContext {
 
 /** Options of {@link Commands.spawn}. Without a time limit the command runs until it ends. */
 export interface SpawnOptions extends CommandContext {
+  /** Aborting kills the command (SIGKILL) and ends the connection, also long after `spawn` has resolved. */
+  signal?: AbortSignal
   /** How much of each stream the result of `wait()` keeps: default 4 MiB, beyond it head and tail. */
   maxOutputBytes?: number
 }
@@ -161,6 +163,7 @@ export interface AttachOptions {
   onStderr?: OutputCallback
   /** As in {@link SpawnOptions}. */
   maxOutputBytes?: number
+  /** Aborting ends the connection; the command runs on. */
   signal?: AbortSignal
 }
 
@@ -173,6 +176,11 @@ export interface CommandSessionInfo {
   /** Absent while it runs. */
   exitCode?: number
 }
+
+/**
+ * Bytes in a buffer of their own: `Uint8Array<ArrayBuffer>` where TypeScript knows that (from 5.7), else `Uint8Array`.
+ */
+export type Bytes = ReturnType<Uint8ArrayConstructor["of"]>
 
 /** What {@link Files.write} and the uploads of {@link Template} take. */
 export type FileInput = string | Uint8Array | ArrayBuffer | Blob | ReadableStream<Uint8Array>
@@ -348,7 +356,10 @@ export interface WaitUntilReadyOptions {
 
 /** Options of {@link Template.uploadContext} and {@link Template.uploadImage}. */
 export interface TemplateUploadOptions extends Omit<ConnectionOptions, "requestTimeoutMs"> {
-  /** Milliseconds for the whole call. Default: 30 s and what the size takes at 64 kB/s; of a stream, no limit. */
+  /**
+   * Milliseconds for the whole call. Default: 30 s and what the size takes at 64 kB/s; of a stream no limit, but the server
+   * may not stand still for 60 s.
+   */
   timeoutMs?: number
 }
 

@@ -24,11 +24,23 @@ export async function prepareUpload(
 function uploadBody(data: FileInput): { body: BodyInit; size: number | undefined } {
   if (typeof data === "string") data = new TextEncoder().encode(data)
   if (data instanceof Blob) return { body: data, size: data.size }
-  if (data instanceof ReadableStream) return { body: data, size: undefined }
+  if (data instanceof ReadableStream) {
+    return { body: unread(data), size: undefined }
+  }
   if (data instanceof ArrayBuffer || ArrayBuffer.isView(data)) {
     return { body: data as Uint8Array<ArrayBuffer>, size: data.byteLength }
   }
   throw new ValidationError("data must be a string, Uint8Array, ArrayBuffer, Blob or ReadableStream")
+}
+
+/** A stream that was read, or is being read, would be uploaded without what is gone. */
+function unread(stream: ReadableStream<Uint8Array>): ReadableStream<Uint8Array> {
+  try {
+    // The platform's own look: a stream does not tell whether it was read. Bun locks it, and gives another for it.
+    return new Response(stream).body ?? stream
+  } catch {
+    throw new ValidationError("data is a stream that was read already, or that is being read elsewhere")
+  }
 }
 
 /**
@@ -36,6 +48,7 @@ function uploadBody(data: FileInput): { body: BodyInit; size: number | undefined
  * bytes; a Blob they upload everywhere, and keep a large one on disk.
  */
 async function collect(stream: ReadableStream<Uint8Array>, options: FileOptions): Promise<Blob> {
+  stream = unread(stream)
   const deadline = new Deadline(options.signal)
   deadline.limit(options.timeoutMs, "the stream to upload")
   const parts: Blob[] = []
@@ -55,5 +68,5 @@ async function collect(stream: ReadableStream<Uint8Array>, options: FileOptions)
 
 function uploadLimits(size: number | undefined, timeoutMs: number | undefined): Limits {
   if (timeoutMs !== undefined) return { totalMs: timeoutMs }
-  return size === undefined ? {} : { headersMs: ANSWER_MS + size / SLOWEST_UPLOAD, idleMs: IDLE_MS }
+  return size === undefined ? { idleMs: IDLE_MS } : { headersMs: ANSWER_MS + size / SLOWEST_UPLOAD, idleMs: IDLE_MS }
 }

@@ -1,5 +1,5 @@
 import type { DataPlane } from "./dataplane"
-import { SuperserveError } from "./errors"
+import { invalidAnswer, SuperserveError } from "./errors"
 import { inBrowser } from "./platform"
 
 /** What is used of a WebSocket, the platform's or that of the package ws. */
@@ -25,6 +25,8 @@ export interface SocketEvent {
 
 export const OPEN = 1
 
+const SUBPROTOCOL = /^[\w!#$%&'*+.^`|~-]+$/
+
 type SocketOptions = { protocols: string[]; headers: Record<string, string> }
 type SocketClass = new (url: string, protocols: string[] | SocketOptions, options?: object) => Socket
 
@@ -33,6 +35,8 @@ type SocketClass = new (url: string, protocols: string[] | SocketOptions, option
  * there the sandbox's id does as well.
  */
 export async function openSocket(plane: DataPlane, path: string, protocol: string): Promise<Socket> {
+  // The runtimes' errors about one that is no subprotocol would quote it.
+  if (!SUBPROTOCOL.test(plane.token)) throw invalidAnswer("the access token can't open sessions", 101)
   const url = `${plane.origin.replace(/^http/, "ws")}${path}`
   const protocols = [protocol, `token.${plane.token}`]
   const headers = { "X-Superserve-Sandbox-Id": plane.sandboxId }

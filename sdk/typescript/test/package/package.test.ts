@@ -85,6 +85,10 @@ export async function main(run: string) {${seed}
   const network: NetworkConfig | undefined = one.network
   const commands: Commands = sandbox.commands
   const files: Files = sandbox.files
+  const bytes = await files.read("/etc/hostname")
+  const size: number = bytes.byteLength + new Blob([bytes]).size
+  // @ts-expect-error known, and not any
+  bytes.nothing
   const tags: Record<string, string> = sandbox.metadata
   await Sandbox.create({ name: "x", fromTemplate: "superserve/base", fromSnapshot: "y", apiKey: "k", baseUrl: "u", signal: new AbortController().signal })
   await using scoped = sandbox
@@ -92,7 +96,7 @@ export async function main(run: string) {${seed}
   await Sandbox.create({})
   // @ts-expect-error read-only
   sandbox.status = "paused"
-  return [status, created, network, commands, files, tags, scoped, AuthenticationError, ConflictError, NotFoundError, ServerError, ValidationError]
+  return [status, size, created, network, commands, files, tags, scoped, AuthenticationError, ConflictError, NotFoundError, ServerError, ValidationError]
 }
 `
   it.each([

@@ -28,6 +28,20 @@ describe("the packed package", () => {
   })
 })
 
+it("has declarations for the oldest compiler that knows await using", async () => {
+  await project.write("oldest.ts", `
+import { Sandbox } from "@superserve/sdk"
+export async function size(id: string): Promise<number> {
+  await using sandbox = await Sandbox.connect(id)
+  const bytes = await sandbox.files.read("/etc/hostname")
+  // @ts-expect-error its type is known
+  bytes.nothing
+  return new Blob([bytes]).size
+}`)
+  const options = ["--module", "esnext", "--moduleResolution", "bundler", "--typeRoots", "./none", "--lib", "es2022,dom"]
+  await project.run(process.execPath, bin("typescript-5.2/bin/tsc"), "--noEmit", "--strict", "--target", "es2022", ...options, "oldest.ts")
+})
+
 describe("the package bundled for browsers", () => {
   /** The one that the server's cors-origins names. */
   const allowed = process.env.SUPERSERVE_PAGE_ORIGIN ?? expect.fail("SUPERSERVE_PAGE_ORIGIN is not set")

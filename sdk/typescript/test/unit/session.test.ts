@@ -1,6 +1,6 @@
 import { once } from "node:events"
-import { afterAll, beforeAll, beforeEach, describe, expect, it } from "vitest"
-import { type WebSocket, WebSocketServer } from "ws"
+import { afterAll, beforeAll, beforeEach, describe, expect, it, vi } from "vitest"
+import { WebSocket, WebSocketServer } from "ws"
 import { Sandbox, type SuperserveError } from "../../src/index"
 import { FakeServer, failure, ID, json, sandboxJson } from "../helpers/server"
 
@@ -185,6 +185,62 @@ describe("spawn", () => {
     }
     const session = await sandbox.commands.spawn("x")
     expect((await errorOf(session.wait())).code).toBe(code)
+  })
+
+  it.each(["null", "5", '{"type":"truncated"}', '{"type":"truncated","offset":"x"}'])(
+    "does not believe the message %s", async (text) => {
+      serve = (ws) => {
+        opened(ws)
+        ws.send(text)
+      }
+      const session = await sandbox.commands.spawn("x")
+      expect((await errorOf(session.wait())).code).toBe("invalid_answer")
+    },
+  )
+
+  it.each(['{"exit_code":0,"finished":true}', '{"session_id":"s1"}', '{"session_id":5,"pid":1}'])(
+    "is an error when the first message is %s", async (text) => {
+      serve = (ws) => ws.send(text)
+      expect((await errorOf(sandbox.commands.spawn("x"))).code).toBe("invalid_answer")
+    },
+  )
+
+  it("bounds what waits for callbacks when the socket can't stop reading", async () => {
+    // As the platforms' own sockets are.
+    vi.stubGlobal("WebSocket", class extends WebSocket {
+      override pause = undefined as never
+      constructor(url: string, { protocols, headers }: { protocols: string[]; headers: Record<string, string> }) {
+        super(url, protocols, { headers })
+      }
+    })
+    const block = Buffer.alloc(1 << 20, 1)
+    serve = (ws) => {
+      opened(ws)
+      for (let i = 0; i < 100; i++) ws.send(block)
+    }
+    try {
+      const session = await sandbox.commands.spawn("x", { onStdout: () => new Promise(() => {}) })
+      expect((await errorOf(session.wait())).code).toBe("output_backlog")
+    } finally {
+      vi.unstubAllGlobals()
+    }
+  })
+
+  it("refuses input once the connection is gone, also while callbacks are busy with what came before", async () => {
+    let closing: Promise<unknown> | undefined
+    serve = (ws) => {
+      opened(ws)
+      out(ws, 1, "x")
+      closing = once(ws, "close")
+      setImmediate(() => ws.terminate())
+    }
+    let release: () => void = () => {}
+    const gate = new Promise<void>((resolve) => (release = resolve))
+    const session = await sandbox.commands.spawn("x", { onStdout: () => gate })
+    await closing
+    await vi.waitFor(async () => expect((await errorOf(session.stdin.write("y"))).code).toBe("session_over"))
+    release()
+    expect((await errorOf(session.wait())).code).toBe("connection_lost")
   })
 
   it("rejects with what a callback throws", async () => {
