@@ -47,8 +47,8 @@ func TestSystemTemplateDefinitions(t *testing.T) {
 }
 
 func TestSystemTemplatesSetting(t *testing.T) {
-	wanted, unwanted, err := systemTemplates([]string{"superserve/node-18", "superserve/base"})
-	if err != nil || len(wanted) != 2 || wanted[0].Name != "superserve/node-18" || !slices.Contains(unwanted, "superserve/python-3.11") {
+	wanted, unwanted, err := systemTemplates([]string{"superserve/node-22", "superserve/base"})
+	if err != nil || len(wanted) != 2 || wanted[0].Name != "superserve/node-22" || !slices.Contains(unwanted, "superserve/python-3.11") {
 		t.Errorf("%v, %v, %v", wanted, unwanted, err)
 	}
 	for _, names := range [][]string{{"superserve/nothing"}, {"superserve/base", "superserve/base"}} {

@@ -74,6 +74,12 @@ func (s *Store) buildIn(ctx context.Context, w *work, d Definition, hash string,
 			return Image{}, err
 		}
 	}
+	if d.Script != "" {
+		report(Progress{Step: stepScript})
+		if err := runScript(ctx, rootfs, tmp, d.Script); err != nil {
+			return Image{}, err
+		}
+	}
 	report(Progress{Step: stepFix})
 	if err := makeUser(ctx, rootfs, tmp, d); err != nil {
 		return Image{}, err
@@ -125,10 +131,7 @@ func (s *Store) debootstrap(ctx context.Context, d Definition, rootfs, tmp strin
 
 // unreachable recognises apt's words for a mirror that does not answer.
 func unreachable(output []string) bool {
-	return slices.ContainsFunc(output, func(line string) bool {
-		return strings.Contains(line, "Failed to fetch") || strings.Contains(line, "Temporary failure resolving") ||
-			strings.Contains(line, "Could not connect")
-	})
+	return mentions(output, "Failed to fetch", "Temporary failure resolving", "Could not connect")
 }
 
 // commit names the finished image by its content and makes it appear in the store.

@@ -32,6 +32,9 @@ type Definition struct {
 	Name      string
 	Resources sandbox.Resources
 	Debian    Debian
+	// Script is run by sh in the root file system when the packages are there, for what Debian has not. It stops at the
+	// first command that fails.
+	Script string `json:",omitempty"`
 	// User runs commands; default root. Another user is made in the image, with Workdir as its home.
 	User string
 	// Workdir is where commands start; default /home/user.
@@ -52,6 +55,7 @@ type definitionFile struct {
 	MemoryMiB int               `yaml:"memory_mib"`
 	DiskMiB   int               `yaml:"disk_mib"`
 	Debian    debianFile        `yaml:"debian"`
+	Script    string            `yaml:"script"`
 	User      string            `yaml:"user"`
 	Workdir   string            `yaml:"workdir"`
 	Env       map[string]string `yaml:"env"`
@@ -80,7 +84,7 @@ func ParseDefinition(data []byte) (Definition, error) {
 		Name:      f.Name,
 		Resources: sandbox.Resources{VCPU: f.VCPU, MemoryMiB: f.MemoryMiB, DiskMiB: f.DiskMiB},
 		Debian:    Debian{Suite: f.Debian.Suite, Packages: f.Debian.Packages},
-		User:      f.User, Workdir: f.Workdir, Env: f.Env,
+		Script:    f.Script, User: f.User, Workdir: f.Workdir, Env: f.Env,
 	}
 	if d.User == "" {
 		d.User = "root"
@@ -133,6 +137,9 @@ func (d Definition) Validate() error {
 	}
 	if err := validateWorkdir(d.Workdir); err != nil {
 		return err
+	}
+	if strings.ContainsRune(d.Script, 0) {
+		return errors.New("script holds a NUL byte")
 	}
 	for _, check := range []struct {
 		field           string
@@ -221,7 +228,8 @@ func (d Definition) imageHash(caSet []string, mirror string) string {
 		User, Workdir, Mirror string
 		CAs                   []string
 		Format                int
-	}{Debian{d.Debian.Suite, packages}, d.User, d.Workdir, mirror, caSet, formatVersion})
+		Script                string `json:",omitempty"` // as it was before there were scripts
+	}{Debian{d.Debian.Suite, packages}, d.User, d.Workdir, mirror, caSet, formatVersion, d.Script})
 }
 
 // hashOf is the SHA-256 of v's JSON, in which maps are sorted.

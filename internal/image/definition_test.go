@@ -56,6 +56,7 @@ func TestParseDefinitionRefuses(t *testing.T) {
 		{"workdir in a mount", minimal + "workdir: /proc/x\n", "workdir must be below"},
 		{"bad env name", minimal + "env: {'A-B': x}\n", "env:"},
 		{"NUL in env", minimal + "env: {A: \"x\\0y\"}\n", "NUL"},
+		{"NUL in the script", minimal + "script: \"x\\0y\"\n", "script"},
 		{"too long", minimal + "#" + strings.Repeat("x", maxDefinition), "bytes"},
 	} {
 		if _, err := ParseDefinition([]byte(c.yaml)); err == nil || !strings.Contains(err.Error(), c.want) {

@@ -21,3 +21,7 @@ func MakeUser(t testing.TB, root, user, workdir string) error {
 }
 
 func FixFiles(root string) error { return fixFiles(root) }
+
+func RunScript(t testing.TB, root, script string) error {
+	return runScript(t.Context(), root, t.TempDir(), script)
+}

@@ -32,6 +32,7 @@ const (
 	stepBootstrap = "starting mmdebstrap"
 	stepFix       = "preparing the root file system"
 	stepCerts     = "adding CA certificates"
+	stepScript    = "running the template's script"
 	stepPack      = "packing the image"
 	stepCommit    = "storing the image"
 	stepWait      = "waiting for another build"

@@ -1,12 +1,17 @@
 package e2e
 
 import (
+	"errors"
 	"net/http"
+	"os"
 	"strings"
 	"testing"
 	"time"
 
 	"github.com/superserve/superserve/client"
+	"github.com/superserve/superserve/internal/image"
+	"github.com/superserve/superserve/internal/image/imagetest"
+	"github.com/superserve/superserve/templates"
 	"github.com/superserve/superserve/test/harness"
 )
 
@@ -17,6 +22,36 @@ func TestBaseHasWhatPeopleType(t *testing.T) {
 	}
 	if got := b.sh("printf 'one\\n' > /tmp/f; vim -es -c '%s/one/two/' -c wq /tmp/f; cat /tmp/f"); got != "two" {
 		t.Errorf("vim made %q of it", got)
+	}
+}
+
+// TestNodeTemplate tries the system template that is not of Debian's packages alone. Its image is in the cache that
+// tests share once it was made.
+func TestNodeTemplate(t *testing.T) {
+	t.Parallel()
+	const name = "superserve/node-22"
+	var authorities []string
+	if file := os.Getenv("SSL_CERT_FILE"); file != "" { // as make up does it, for hosts behind a proxy
+		authorities = append(authorities, file)
+	}
+	s := &server{harness.Prepare(t, map[string]string{"SYSTEM_TEMPLATES": name, "WARM_POOL_SIZE": "0", "EXTRA_CA_FILES": strings.Join(authorities, ",")})}
+	imagetest.Seed(t, s.ImagesDir(), imagetest.Named(t, templates.Files(), name), image.Options{ExtraCAFiles: authorities})
+	if err := errors.Join(s.Start(), s.AwaitReady(3*time.Minute)); err != nil {
+		t.Fatal(err)
+	}
+	b := s.create(t, fromTemplate(name))
+	if got := b.sh("node --version | cut -d. -f1; npm --version | cut -d. -f1; command -v nodejs dpkg-npm; true"); got != "v22\n10" {
+		t.Errorf("%q", got)
+	}
+	b.write("/home/user/main.mjs", "import { readFile } from 'node:fs/promises'\nconsole.log((await readFile('/home/user/main.mjs')).length > 0, 6 * 7)\n")
+	if got := b.sh("cd /home/user && node main.mjs"); got != "true 42" {
+		t.Errorf("%q", got)
+	}
+	// A package of our own, so that the test needs no registry.
+	b.write("/home/user/pkg/package.json", `{"name": "greet", "version": "1.0.0", "bin": {"greet": "greet.js"}}`)
+	b.write("/home/user/pkg/greet.js", "#!/usr/bin/env node\nconsole.log('hello')\n")
+	if got := b.sh("npm install --silent --offline --global /home/user/pkg && greet"); got != "hello" {
+		t.Errorf("a program that npm installed: %q", got)
 	}
 }
 

@@ -37,16 +37,22 @@ func CacheDir(t testing.TB) string {
 // Definition is the definition of superserve/base among files, which are templates.Files().
 func Definition(t testing.TB, files fs.FS) image.Definition {
 	t.Helper()
+	return Named(t, files, sandbox.DefaultTemplate)
+}
+
+// Named is the definition of that name among files.
+func Named(t testing.TB, files fs.FS, name string) image.Definition {
+	t.Helper()
 	all, err := image.Definitions(files)
 	if err != nil {
 		t.Fatal(err)
 	}
 	for _, d := range all {
-		if d.Name == sandbox.DefaultTemplate {
+		if d.Name == name {
 			return d
 		}
 	}
-	t.Fatalf("there is no definition of %s", sandbox.DefaultTemplate)
+	t.Fatalf("there is no definition of %s", name)
 	return image.Definition{}
 }
 
