@@ -19,6 +19,7 @@ import (
 	"github.com/superserve/superserve/internal/control"
 	"github.com/superserve/superserve/internal/metrics"
 	"github.com/superserve/superserve/internal/netlog"
+	"github.com/superserve/superserve/internal/node"
 	"github.com/superserve/superserve/internal/sandbox"
 	"github.com/superserve/superserve/internal/store"
 	"github.com/superserve/superserve/internal/token"
@@ -83,8 +84,8 @@ func (s *Server) Start(ctx context.Context) (err error) {
 		}
 	}()
 	steps := []func(context.Context) error{
-		s.lock, s.openTLS, s.openStore, s.openNetworkLog, s.openHost, s.startControl, s.startTemplates, s.firstKey, s.listen,
-		s.listenMetrics, s.writeTLSNote, s.writeURL,
+		s.lock, s.openTLS, s.openStore, s.bindStore, s.openNetworkLog, s.openHost, s.startControl, s.startTemplates,
+		s.firstKey, s.listen, s.listenMetrics, s.writeTLSNote, s.writeURL,
 	}
 	for _, step := range steps {
 		if err := step(ctx); err != nil {
@@ -126,6 +127,15 @@ func (s *Server) openStore(ctx context.Context) error {
 	s.metrics.WatchSandboxes(st.CountByState)
 	s.metrics.WatchBuilds(st.CountBuilds)
 	return nil
+}
+
+// bindStore comes before the host, which removes what the database does not know.
+func (s *Server) bindStore(ctx context.Context) error {
+	paths, err := pathsOf(s.cfg.DataDir)
+	if err != nil {
+		return err
+	}
+	return node.BindDatabase(ctx, paths.snapshots, s.cfg.Database == "", s.store)
 }
 
 // openNetworkLog comes before the host, which writes to it until it is stopped.

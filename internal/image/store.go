@@ -86,7 +86,7 @@ func Open(dir string, opts Options) (*Store, error) {
 	}
 	opts.Limits = opts.Limits.withDefaults()
 	for _, sub := range []string{buildDir, layersDir} {
-		if err := os.MkdirAll(filepath.Join(dir, sub), 0o755); err != nil {
+		if err := durable.MkdirAll(filepath.Join(dir, sub), 0o755); err != nil {
 			return nil, fmt.Errorf("making the image directory: %w", err)
 		}
 	}
@@ -142,13 +142,17 @@ func (s *Store) List() ([]Image, error) {
 			continue
 		}
 		if err != nil {
-			return nil, err
+			s.opts.Logger.Error("an image's record can't be read; the others are used", "image", e.Name(), "error", err)
+			continue
 		}
 		all = append(all, im)
 	}
 	slices.SortFunc(all, func(a, b Image) int { return b.BuiltAt.Compare(a.BuiltAt) })
 	return all, nil
 }
+
+// errRecord is a record that can be read but not understood.
+var errRecord = errors.New("damaged")
 
 // Image reads one image's record; ErrNotFound when there is none, or none that is whole.
 func (s *Store) Image(id string) (Image, error) {
@@ -164,7 +168,7 @@ func (s *Store) Image(id string) (Image, error) {
 	}
 	var im Image
 	if err := json.Unmarshal(data, &im); err != nil || im.ID != id {
-		return Image{}, fmt.Errorf("the record of image %s is damaged; remove its directory: %w", id, errors.Join(err, ErrNotFound))
+		return Image{}, fmt.Errorf("the record of image %s is %w: %w", id, errRecord, errors.Join(err, ErrNotFound))
 	}
 	if info, err := os.Stat(s.Path(id)); err != nil || info.Size() != im.SizeBytes {
 		return Image{}, fmt.Errorf("image %s is not the %d bytes it was; remove its directory: %w", id, im.SizeBytes, ErrNotFound)

@@ -7,6 +7,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -24,8 +25,8 @@ func (s *Store) sweepUnlessBusy() error {
 	return s.sweep()
 }
 
-// sweep removes what builds that are over left below the build directory, and images without a record. The caller holds
-// the lock.
+// sweep removes what builds that are over left below the build directory, and images without a record, and mends records.
+// What can't be removed is only logged: it takes space, but nothing else depends on it. The caller holds the lock.
 func (s *Store) sweep() error {
 	build := filepath.Join(s.dir, buildDir)
 	left, err := os.ReadDir(build)
@@ -34,7 +35,7 @@ func (s *Store) sweep() error {
 	}
 	for _, e := range left {
 		if err := sweepWork(filepath.Join(build, e.Name())); err != nil {
-			return err
+			s.opts.Logger.Error("what a build has left could not be removed", "directory", e.Name(), "error", err)
 		}
 	}
 	entries, err := os.ReadDir(s.dir)
@@ -47,14 +48,41 @@ func (s *Store) sweep() error {
 			continue
 		}
 		if _, err := os.Stat(filepath.Join(dir, metaFile)); !errors.Is(err, os.ErrNotExist) {
+			s.mend(e.Name())
 			continue
 		}
 		s.opts.Logger.Warn("removing an image without a record", "image", e.Name())
 		if err := removeTree(dir); err != nil {
-			return err
+			s.opts.Logger.Error("it could not be removed", "image", e.Name(), "error", err)
 		}
 	}
 	return nil
+}
+
+// mend writes an image's record anew when it is damaged: snapshots may need the image. Its name tells whether its bytes
+// are right; what it was made from is not known any more.
+func (s *Store) mend(id string) {
+	_, err := s.Image(id)
+	if err == nil {
+		return
+	}
+	var sum string
+	var size int64
+	if errors.Is(err, errRecord) {
+		sum, size, err = digest(s.Path(id))
+	}
+	if err == nil && sum != id {
+		err = errors.New("its contents are not what they were")
+	}
+	if err == nil {
+		err = writeMeta(filepath.Join(s.dir, id), Image{ID: id, SizeBytes: size, BuiltAt: time.Now().UTC().Truncate(time.Millisecond)})
+	}
+	if err != nil {
+		s.opts.Logger.Error("an image is damaged, and snapshots that need it can't be restored; put a backup of its directory in place, or remove it",
+			"image", id, "error", err)
+		return
+	}
+	s.opts.Logger.Warn("an image's record was damaged and has been written anew", "image", id)
 }
 
 // sweepWork removes the directory of a build, unless it is under way.

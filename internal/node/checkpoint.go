@@ -69,7 +69,7 @@ func (n *Node) checkpoint(ctx context.Context, m *machine, snapshotID string) (i
 	if err := m.instance.Freeze(ctx); err != nil {
 		return 0, fmt.Errorf("freezing: %w", err)
 	}
-	if err := m.withSlot(func(slot network.Slot) error { return n.cfg.Slots.Close(ctx, slot) }); err != nil {
+	if err := n.closeNetwork(ctx, m); err != nil {
 		return 0, fmt.Errorf("closing the network: %w", err)
 	}
 	if err := m.instance.Checkpoint(ctx, staging.Dir()); err != nil {
@@ -83,6 +83,14 @@ func (n *Node) checkpoint(ctx context.Context, m *machine, snapshotID string) (i
 		return 0, err
 	}
 	return manifest.Bytes(), nil
+}
+
+// closeNetwork keeps a machine from being heard; one that was cut off has nothing to close.
+func (n *Node) closeNetwork(ctx context.Context, m *machine) error {
+	if m.cutOff {
+		return nil
+	}
+	return m.withSlot(func(slot network.Slot) error { return n.cfg.Slots.Close(ctx, slot) })
 }
 
 // Thaw implements control.Node.

@@ -39,6 +39,7 @@ type machine struct {
 
 	slotMu   sync.Mutex // held while the slot is worked on
 	released bool       // the slot is given back, and may be another machine's by now
+	cutOff   bool       // it had no slot to adopt; set before anybody else knows the machine
 
 	mu     sync.Mutex // guards the rest
 	record record
@@ -108,6 +109,9 @@ func loadRecord(dir string) (rec record, err error) {
 	}
 	if err := json.Unmarshal(raw, &rec); err != nil {
 		return record{}, fmt.Errorf("%w: %w", errDamaged, err)
+	}
+	if rec.InstanceID != filepath.Base(dir) || rec.RuntimeVersion == "" {
+		return record{}, fmt.Errorf("%w: it is not this instance's", errDamaged)
 	}
 	return rec, nil
 }

@@ -80,12 +80,14 @@ type Node struct {
 	mu       sync.Mutex
 	machines map[string]*machine // by sandbox id
 	watched  map[string]*machine // by instance id: those the memory watch looks at
+
+	stranded []record // of instances that could not be taken over; does not change after New
 }
 
 var _ control.Node = (*Node)(nil)
 
 // New finds the instances that an earlier process left: those that belong to a sandbox are adopted, all others
-// removed. When it returns, Running tells what is there.
+// removed. When it returns, Running tells what is there. What it can't deal with it logs and leaves as it is.
 func New(ctx context.Context, cfg Config) (*Node, error) {
 	if cfg.MaxStarts == 0 {
 		cfg.MaxStarts = 2 * goruntime.NumCPU()
@@ -189,14 +191,21 @@ func (n *Node) InUse() (InUse, error) {
 	}
 	use := InUse{Runtimes: map[string]bool{n.cfg.Drivers.Current().Info().Version: true}, Images: map[string]bool{}}
 	for _, id := range ids {
-		m, _, err := n.cfg.Snapshots.Get(id)
+		m, err := n.cfg.Snapshots.Manifest(id)
 		if errors.Is(err, snapshot.ErrNotFound) {
 			continue // deleted meanwhile
+		}
+		if errors.Is(err, snapshot.ErrCorrupt) {
+			n.cfg.Logger.Warn("a snapshot is damaged and can't be used; what it needs is not kept for it", "snapshot", id, "error", err)
+			continue
 		}
 		if err != nil {
 			return InUse{}, fmt.Errorf("reading snapshot %s: %w", id, err)
 		}
 		use.Runtimes[m.RuntimeVersion], use.Images[m.ImageID] = true, true
+	}
+	for _, rec := range n.stranded {
+		use.Runtimes[rec.RuntimeVersion], use.Images[rec.ImageID] = true, true
 	}
 	n.mu.Lock()
 	defer n.mu.Unlock()

@@ -13,6 +13,11 @@ import (
 // Start implements control.Node. A start from a template normally takes a warm instance and only gives it its
 // identity; the network opens last.
 func (n *Node) Start(ctx context.Context, spec control.StartSpec) error {
+	// One that was paused and could not be ended then is in the way: two with one name would be taken for each other
+	// after a restart.
+	if err := n.Destroy(ctx, spec.SandboxID); err != nil {
+		return fmt.Errorf("ending what is left of the sandbox's last run: %w", err)
+	}
 	m, err := n.obtain(ctx, spec)
 	if err != nil {
 		return hostFull(sandbox.CodeUnavailable, err)

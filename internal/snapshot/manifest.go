@@ -79,7 +79,7 @@ func encodeManifest(m Manifest) ([]byte, error) {
 	return data, nil
 }
 
-// decodeManifest reads a manifest; every error is ErrCorrupt.
+// decodeManifest reads a manifest; every error is ErrCorrupt or ErrNewer.
 func decodeManifest(data []byte) (Manifest, error) {
 	var env envelope
 	if err := json.Unmarshal(data, &env); err != nil {
@@ -87,6 +87,12 @@ func decodeManifest(data []byte) (Manifest, error) {
 	}
 	if crc32.Checksum(env.Manifest, castagnoli()) != env.CRC32C {
 		return Manifest{}, fmt.Errorf("%w: the manifest's checksum does not match", ErrCorrupt)
+	}
+	var format struct {
+		Version int `json:"version"`
+	}
+	if json.Unmarshal(env.Manifest, &format) == nil && format.Version > FormatVersion {
+		return Manifest{}, fmt.Errorf("%w: its format has version %d, this one reads up to %d", ErrNewer, format.Version, FormatVersion)
 	}
 	var m Manifest
 	if err := json.Unmarshal(env.Manifest, &m); err != nil {

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"log/slog"
 	"os"
 	"path/filepath"
 	"slices"
@@ -24,6 +25,8 @@ var (
 	ErrBusy     = errors.New("a snapshot with this id is being written")
 	// ErrCorrupt: a file is missing, has the wrong size or, with Verify, the wrong contents.
 	ErrCorrupt = errors.New("the snapshot is damaged")
+	// ErrNewer: a later version of the program wrote it, and can still use it.
+	ErrNewer = errors.New("the snapshot was made by a newer superserve")
 )
 
 const (
@@ -51,8 +54,9 @@ func Open(dir string) (*Store, error) {
 		active:    map[string]bool{},
 	}
 	for _, half := range []string{s.staging, s.trash} {
-		if err := os.RemoveAll(half); err != nil {
-			return nil, fmt.Errorf("removing unfinished snapshots: %w", err)
+		if err := empty(half); err != nil {
+			// No reason not to start: it takes space, and Begin clears what is in its way.
+			slog.Default().Warn("what is left of unfinished snapshots could not be removed; the next start tries again", "error", err)
 		}
 	}
 	for _, d := range []string{dir, s.committed, s.staging, s.trash} {
@@ -67,6 +71,19 @@ func Open(dir string) (*Store, error) {
 		return nil, err
 	}
 	return s, nil
+}
+
+// empty removes what is in a directory, if there is one. It stays itself: on a full disk it could not be made again.
+func empty(dir string) error {
+	entries, err := os.ReadDir(dir)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	errs := []error{err}
+	for _, e := range entries {
+		errs = append(errs, os.RemoveAll(filepath.Join(dir, e.Name())))
+	}
+	return errors.Join(errs...)
 }
 
 // Begin opens a staging area for a new snapshot. ErrExists when there is one with this id, ErrBusy while another
@@ -103,7 +120,7 @@ func (s *Store) release(id string) {
 // Get returns the manifest of a committed snapshot and the directory with its files, for a driver to read from.
 // It checks that every file is there with the right size, which costs one stat each; Verify also reads them.
 func (s *Store) Get(id string) (m Manifest, dir string, err error) {
-	if m, err = s.manifest(id); err != nil {
+	if m, err = s.Manifest(id); err != nil {
 		return Manifest{}, "", err
 	}
 	dir = filepath.Join(s.committed, id, filesName)
@@ -121,7 +138,8 @@ func (s *Store) Get(id string) (m Manifest, dir string, err error) {
 	return m, dir, nil
 }
 
-func (s *Store) manifest(id string) (Manifest, error) {
+// Manifest returns the manifest of a committed snapshot, whatever has become of its files.
+func (s *Store) Manifest(id string) (Manifest, error) {
 	if !sandbox.ValidID(id) {
 		return Manifest{}, notFound()
 	}

@@ -68,6 +68,15 @@ func isFull(err error) bool {
 	return ok && (e.Code() == sqlitecode.SQLITE_FULL || e.Code() == sqlitecode.SQLITE_IOERR_SHMSIZE)
 }
 
+// damageHint says what to do about a database file that is none, "" when err is about something else.
+func damageHint(err error) string {
+	e, ok := errors.AsType[*sqlite.Error](err)
+	if !ok || e.Code()&0xff != sqlitecode.SQLITE_NOTADB && e.Code()&0xff != sqlitecode.SQLITE_CORRUPT {
+		return ""
+	}
+	return ": the file is damaged or no SQLite database; put a backup of it, with its -wal file if there is one, in its place"
+}
+
 // isBusy says whether others kept the database locked or took all its connections for longer than is waited.
 func isBusy(err error) bool {
 	if e, ok := errors.AsType[*sqlite.Error](err); ok {

@@ -25,7 +25,7 @@ func migrate(ctx context.Context, db *sql.DB, d dialect) error {
 	}
 	current, known, err := provider.GetVersions(ctx)
 	if err != nil {
-		return fmt.Errorf("reading the database's schema version: %w", err)
+		return fmt.Errorf("reading the database's schema version: %w%s", err, damageHint(err))
 	}
 	// Goose ignores versions it has no file for; an older binary would then write rows a newer one can't read.
 	if current > known {

@@ -14,7 +14,7 @@ type Store struct {
 	// write is a single connection on SQLite; on PostgreSQL read and write are the same pool.
 	write, read *sql.DB
 	dialect     dialect
-	reserve     reserve
+	reserve     *reserve // nil: none
 	// lastNumber is the number of the latest row of the network log that this process has stored.
 	lastNumber atomic.Int64
 }

@@ -28,7 +28,7 @@ func openPostgres(ctx context.Context, url string) (*Store, error) {
 	if config.RuntimeParams["application_name"] == "" {
 		config.RuntimeParams["application_name"] = "superserve"
 	}
-	db := stdlib.OpenDB(*config)
+	db := stdlib.OpenDB(*config, stdlib.OptionAfterConnect(commitDurably))
 	db.SetMaxOpenConns(postgresConnections)
 	db.SetMaxIdleConns(postgresIdle)
 	db.SetConnMaxIdleTime(postgresIdleTime)
@@ -36,6 +36,16 @@ func openPostgres(ctx context.Context, url string) (*Store, error) {
 		return nil, errors.Join(err, db.Close())
 	}
 	return &Store{write: db, read: db, dialect: postgresDialect()}, nil
+}
+
+// commitDurably has the sessions of a database that is set to answer before a transaction is on the disk wait for that:
+// files are removed on the word of rows. A setting that waits for more, such as for a replica, stays.
+func commitDurably(ctx context.Context, conn *pgx.Conn) error {
+	_, err := conn.Exec(ctx, `SELECT set_config('synchronous_commit', 'on', false) WHERE current_setting('synchronous_commit') = 'off'`)
+	if err != nil {
+		return fmt.Errorf("having PostgreSQL commit durably: %w", err)
+	}
+	return nil
 }
 
 func preparePostgres(ctx context.Context, db *sql.DB) (err error) {

@@ -3,6 +3,7 @@ package store
 import (
 	"context"
 	"database/sql"
+	"errors"
 )
 
 // Setting reads a server-wide secret or marker, storing initial when there is none yet; concurrent callers agree.
@@ -22,4 +23,16 @@ func (s *Store) Setting(ctx context.Context, name string, initial []byte) ([]byt
 		return nil, err
 	}
 	return value, nil
+}
+
+// StoredSetting reads a setting without storing anything; ok is false when there is none.
+func (s *Store) StoredSetting(ctx context.Context, name string) (value []byte, ok bool, err error) {
+	err = s.read.QueryRowContext(ctx, `SELECT value FROM settings WHERE name = $1`, name).Scan(&value)
+	if errors.Is(err, sql.ErrNoRows) {
+		return nil, false, nil
+	}
+	if err != nil {
+		return nil, false, wrap(err, "reading the setting "+name)
+	}
+	return value, true, nil
 }

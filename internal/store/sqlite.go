@@ -26,7 +26,7 @@ func openSQLite(ctx context.Context, path string) (*Store, error) {
 	if err := makePrivate(path); err != nil {
 		return nil, fmt.Errorf("preparing the SQLite database: %w", err)
 	}
-	kept := reserve(path + ".reserve")
+	kept := &reserve{path: path + ".reserve"}
 	s, err := openSQLiteFile(ctx, path)
 	if isFull(err) && kept.spend() {
 		s, err = openSQLiteFile(ctx, path)

@@ -27,6 +27,15 @@ func (s *Store) EnsureTeam(ctx context.Context, name string) (teamID string, err
 	return teamID, nil
 }
 
+// Team returns the id of the team with this name, or not_found.
+func (s *Store) Team(ctx context.Context, name string) (teamID string, err error) {
+	err = s.read.QueryRowContext(ctx, `SELECT id FROM teams WHERE name = $1`, name).Scan(&teamID)
+	if errors.Is(err, sql.ErrNoRows) {
+		return "", sandbox.ErrNotFound("team")
+	}
+	return teamID, err
+}
+
 // lockRow finds a row by a condition and, on PostgreSQL, takes the lock on it that the suffix names, until the
 // transaction ends. No row is the not_found error for what.
 func lockRow(ctx context.Context, tx *sql.Tx, what, table, condition, lock string, args ...any) error {

@@ -24,7 +24,10 @@ func (s *Store) inWrite(ctx context.Context, doing string, fn func(*sql.Tx) erro
 	// Read committed is what the row locks are made for; SQLite ignores the level and is always serializable.
 	options := &sql.TxOptions{Isolation: sql.LevelReadCommitted}
 	err := retry(ctx, func() error { return runTx(ctx, s.write, options, fn) })
-	if isFull(err) && s.reserve.spend() {
+	switch {
+	case err == nil:
+		s.reserve.refill()
+	case isFull(err) && s.reserve.spend():
 		err = runTx(ctx, s.write, options, fn)
 	}
 	return wrap(err, doing)

@@ -5,10 +5,10 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"os"
 	"sync"
 	"time"
 
+	"github.com/superserve/superserve/internal/durable"
 	"github.com/superserve/superserve/internal/image"
 	"github.com/superserve/superserve/internal/sandbox"
 )
@@ -111,7 +111,7 @@ func (m *Manager) Start(ctx context.Context) error {
 	if m.done != nil {
 		return errors.New("the template manager was started before")
 	}
-	if err := os.MkdirAll(m.cfg.Dir, 0o700); err != nil {
+	if err := durable.MkdirAll(m.cfg.Dir, 0o700); err != nil {
 		return fmt.Errorf("making the directory of template records: %w", err)
 	}
 	for _, t := range m.templates {

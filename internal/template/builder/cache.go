@@ -56,7 +56,7 @@ type entry struct {
 // snapshot.
 func openCache(ctx context.Context, dir string, snapshots template.Snapshots, runtime string, limits cacheLimits, log *slog.Logger) (*cache, error) {
 	c := &cache{dir: dir, snapshots: snapshots, runtime: runtime, limits: limits, log: log, entries: map[string]*entry{}}
-	if err := os.MkdirAll(dir, 0o700); err != nil {
+	if err := durable.MkdirAll(dir, 0o700); err != nil {
 		return nil, fmt.Errorf("opening the step cache: %w", err)
 	}
 	files, err := os.ReadDir(dir)
@@ -68,6 +68,11 @@ func openCache(ctx context.Context, dir string, snapshots template.Snapshots, ru
 		return nil, fmt.Errorf("opening the step cache: %w", err)
 	}
 	for _, f := range files {
+		if strings.HasSuffix(f.Name(), durable.NewSuffix) { // no second call overwrites it: every record has a name of its own
+			if err := os.Remove(filepath.Join(dir, f.Name())); err != nil {
+				log.Warn("removing a record of the step cache that a crash has cut off", "error", err)
+			}
+		}
 		id, ok := strings.CutSuffix(f.Name(), ".json")
 		if !ok || !sandbox.ValidID(id) {
 			continue

@@ -148,7 +148,7 @@ func eachEntry(r io.Reader, each func(h *tar.Header, name string, content io.Rea
 			return nil
 		}
 		if err != nil {
-			return &refusal{text: "the build context is not a tar archive", cause: err}
+			return &refusal{text: "what was uploaded is not a tar archive", cause: err}
 		}
 		name := path.Clean(strings.TrimLeft(h.Name, "/"))
 		if name == ".." || strings.HasPrefix(name, "../") {

@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"github.com/superserve/superserve/internal/control"
+	"github.com/superserve/superserve/internal/durable"
 	"github.com/superserve/superserve/internal/sandbox"
 )
 
@@ -45,7 +46,7 @@ type logs struct {
 }
 
 func openLogs(dir string) (*logs, error) {
-	if err := os.MkdirAll(dir, 0o700); err != nil {
+	if err := durable.MkdirAll(dir, 0o700); err != nil {
 		return nil, fmt.Errorf("making the directory of build logs: %w", err)
 	}
 	return &logs{dir: dir, open: map[string]*buildLog{}}, nil
@@ -85,6 +86,7 @@ type buildLog struct {
 	file    *os.File
 	size    int64
 	full    bool
+	torn    bool // the last line was cut off, by a full disk
 	partial map[control.LogStream]string
 	err     error
 	over    bool
@@ -179,8 +181,14 @@ func (b *buildLog) append(data []byte) error {
 			b.size = info.Size()
 		}
 	}
+	if b.torn {
+		data = append([]byte{'\n'}, data...) // the next line must not be lost with it
+	}
 	n, err := b.file.Write(data)
 	b.size += int64(n)
+	if n > 0 {
+		b.torn = n < len(data)
+	}
 	return err
 }
 

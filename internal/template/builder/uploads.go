@@ -11,6 +11,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"syscall"
 
 	"github.com/superserve/superserve/internal/durable"
 	"github.com/superserve/superserve/internal/sandbox"
@@ -32,7 +33,7 @@ func uploadName(kind sandbox.UploadKind, digest string) string {
 
 // openUploads makes the directory and removes what was cut off.
 func (b *Builder) openUploads() error {
-	if err := os.MkdirAll(b.uploadDir(), 0o700); err != nil {
+	if err := durable.MkdirAll(b.uploadDir(), 0o700); err != nil {
 		return fmt.Errorf("making the directory of uploads: %w", err)
 	}
 	parts, err := filepath.Glob(filepath.Join(b.uploadDir(), partPrefix+"*"))
@@ -41,7 +42,7 @@ func (b *Builder) openUploads() error {
 	}
 	for _, p := range parts {
 		if err := os.Remove(p); err != nil {
-			return fmt.Errorf("removing an upload that was cut off: %w", err)
+			b.cfg.Logger.Error("an upload that was cut off could not be removed", "error", err)
 		}
 	}
 	return nil
@@ -61,7 +62,7 @@ func (b *Builder) PutUpload(_ context.Context, kind sandbox.UploadKind, r io.Rea
 	size, err := io.Copy(io.MultiWriter(part, sum), io.LimitReader(r, limit+1))
 	if err != nil {
 		if _, ours := errors.AsType[*os.PathError](err); ours {
-			return sandbox.Internal("storing the upload", err)
+			return storingFailed(err)
 		}
 		return sandbox.Errorf(sandbox.CodeBadRequest, "the body ended early")
 	}
@@ -72,15 +73,23 @@ func (b *Builder) PutUpload(_ context.Context, kind sandbox.UploadKind, r io.Rea
 		return err
 	}
 	if err := part.Sync(); err != nil {
-		return sandbox.Internal("storing the upload", err)
+		return storingFailed(err)
 	}
 	digest := "sha256:" + hex.EncodeToString(sum.Sum(nil))
 	b.uploading.RLock()
 	defer b.uploading.RUnlock()
 	if err := errors.Join(os.Rename(part.Name(), b.uploadPath(kind, digest)), durable.SyncDir(b.uploadDir())); err != nil {
-		return sandbox.Internal("storing the upload", err)
+		return storingFailed(err)
 	}
 	return keep(digest, size) // on error it stays for now: another team may have it too
+}
+
+// storingFailed is the answer to an upload that this machine could not store.
+func storingFailed(err error) error {
+	if errors.Is(err, syscall.ENOSPC) {
+		return &sandbox.Error{Code: sandbox.CodeUnavailable, Message: "storing the upload failed: the host's disk is full", Cause: err}
+	}
+	return sandbox.Internal("storing the upload", err)
 }
 
 // maxUploadEntries bounds how many entries an upload may have.
