@@ -50,7 +50,7 @@ func TestOpenWhateverIsLeft(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		defer f.Close()
+		t.Cleanup(func() { f.Close() })
 		setFlags(t, f, immutable)
 		stuck = append(stuck, f)
 	}

@@ -186,6 +186,11 @@ func (m *Manager) Stop(ctx context.Context) error {
 		errs = errors.Join(errs, m.Release(ctx, s))
 	}
 	m.rules.close()
+	if errs == nil && len(m.states()) == 0 {
+		// Rules that nobody needs would be in the way of a server with another name on the same range: of this one, say,
+		// when its data directory has moved.
+		errs = removeTable(m.cfg.Instance)
+	}
 	return errs
 }
 

@@ -239,6 +239,32 @@ func TestAdoptRefusesWhatIsNotWhole(t *testing.T) {
 	}
 }
 
+// A server that ends without sandboxes leaves no rules: after its data directory has moved it has another name, and the
+// old rules would drop what the new ones allow.
+func TestStopWithoutSandboxesLeavesNothing(t *testing.T) {
+	m := start(t)
+	s := acquire(t, m)
+	stop(t, m)
+	if left := leftovers(t, "t"); len(left) == 0 {
+		t.Error("nothing protects the sandbox that runs on")
+	}
+	m = start(t)
+	if err := m.Adopt(t.Context(), s); err != nil {
+		t.Fatal(err)
+	}
+	if err := m.Release(t.Context(), s); err != nil {
+		t.Fatal(err)
+	}
+	stop(t, m)
+	if left := leftovers(t, "t"); len(left) > 0 {
+		t.Errorf("left: %v", left)
+	}
+	renamed := start(t, func(c *setup) { c.Instance = "u" })
+	next := acquire(t, renamed)
+	apply(t, renamed, next, nil, nil)
+	mustReach(t, next.NetNS, publicAddr)
+}
+
 func TestRulesComeBackWhenTheFirewallIsFlushed(t *testing.T) {
 	m := start(t)
 	s, closed := acquire(t, m), acquire(t, m)

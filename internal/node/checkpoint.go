@@ -53,6 +53,16 @@ func hostFull(code sandbox.Code, err error) error {
 	return &sandbox.Error{Code: code, Message: "the host's disk is full", Cause: err}
 }
 
+// noRoom says that the disk is full, which a runtime that ran out of it may not: it ends, and that is all.
+func noRoom(dir string) error {
+	const least = 1 << 20
+	var st unix.Statfs_t
+	if err := unix.Statfs(dir, &st); err == nil && st.Bavail*uint64(st.Bsize) < least {
+		return unix.ENOSPC
+	}
+	return nil
+}
+
 // recover thaws a sandbox after a checkpoint; the caller may have gone meanwhile.
 func (n *Node) recover(ctx context.Context, m *machine) error {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), cleanupTimeout)
@@ -73,7 +83,7 @@ func (n *Node) checkpoint(ctx context.Context, m *machine, snapshotID string) (i
 		return 0, fmt.Errorf("closing the network: %w", err)
 	}
 	if err := m.instance.Checkpoint(ctx, staging.Dir()); err != nil {
-		return 0, err
+		return 0, errors.Join(err, noRoom(staging.Dir()))
 	}
 	manifest, err := staging.Commit(ctx, snapshot.Manifest{
 		CreatedAt: time.Now().UTC(), Runtime: m.record.Runtime, RuntimeVersion: m.record.RuntimeVersion,

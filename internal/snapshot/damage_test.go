@@ -189,7 +189,7 @@ func TestOpenKeepsItsDirectories(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		defer held.Close()
+		t.Cleanup(func() { held.Close() })
 		open(t, dir)
 		if after, err := os.Stat(d); err != nil || !os.SameFile(before, after) {
 			t.Errorf("%s was made anew: %v", filepath.Base(d), err)

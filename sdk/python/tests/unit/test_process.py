@@ -151,11 +151,15 @@ def test_a_callback_that_answers_a_command_that_has_ended(driver: Driver, sessio
     sessions.script = say(OPENED, b"\1name? ", b"\1bye", DONE)
     made: list[Any] = []
 
-    def reply(_: str) -> Any:
+    def reply(_: str) -> None:
         sessions.ended.acquire(timeout=5)
-        return made[0].write_stdin("x" * 100_000)  # a coroutine there is awaited
+        made[0].write_stdin("x" * 100_000)
 
-    made.append(driver.do(box.commands.spawn("c", on_stdout=reply)))
+    async def reply_async(_: str) -> None:
+        await asyncio.to_thread(sessions.ended.acquire, timeout=5)  # meanwhile the loop reads what was sent
+        await made[0].write_stdin("x" * 100_000)
+
+    made.append(driver.do(box.commands.spawn("c", on_stdout=reply_async if driver.kind == "async" else reply)))
     waiting = threading.Thread(target=lambda: made.append(driver.do(made[0].wait())), daemon=True)
     waiting.start()
     waiting.join(20)
