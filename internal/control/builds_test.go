@@ -257,7 +257,7 @@ func TestDeleteTemplate(t *testing.T) {
 func TestDeleteTemplateDuringCreates(t *testing.T) {
 	w := newWorld(t)
 	s, builder := w.builds(nil)
-	for range 10 {
+	for range 30 {
 		_, b := w.template(s, "app")
 		builder.finish(b.ID)
 		created := async(func() error {

@@ -106,6 +106,9 @@ func (s *Service) wakeOnce(ctx context.Context, id string) (awake *sandbox.Sandb
 // is resuming: it tells, also after a crash, that failed is the state to go back to.
 func (s *Service) resumeHeld(ctx context.Context, sb *sandbox.Sandbox, edit func(*sandbox.Sandbox)) error {
 	spec, err := s.startSpec(ctx, sb, sb.SnapshotID)
+	if isCode(err, sandbox.CodeNotFound) { // it can't be deleted while a sandbox is of it
+		err = sandbox.Internal("reading the sandbox's template", err)
+	}
 	if err != nil {
 		return err
 	}

@@ -53,7 +53,7 @@ func (s *Service) fromSnapshot(ctx context.Context, p Principal, id string) (sou
 func (s *Service) startSpec(ctx context.Context, sb *sandbox.Sandbox, checkpointID string) (StartSpec, error) {
 	t, err := s.store.Template(ctx, sb.TemplateID)
 	if err != nil {
-		return StartSpec{}, sandbox.Internal("reading the sandbox's template", err)
+		return StartSpec{}, storeError("reading the sandbox's template", err)
 	}
 	policy, err := sandbox.ParsePolicy(sb.Network)
 	if err != nil {
