@@ -54,7 +54,9 @@ func openPacketLog(instance string) (*packetLog, error) {
 		if l, err = bindPacketLog(group); err == nil {
 			return l, nil
 		}
-		if !errors.Is(err, unix.EBUSY) {
+		// The kernel says EPERM of a group that another socket has: that of a server which was killed, for as long as a
+		// program that it was just starting has a copy.
+		if !errors.Is(err, unix.EBUSY) && !errors.Is(err, unix.EPERM) {
 			break
 		}
 	}

@@ -49,6 +49,22 @@ func TestParseReport(t *testing.T) {
 	}
 }
 
+func TestPacketLogsHaveGroupsOfTheirOwn(t *testing.T) {
+	first, err := openPacketLog("t")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer first.close()
+	second, err := openPacketLog("t")
+	if err != nil {
+		t.Fatalf("while another has the instance's group: %v", err)
+	}
+	defer second.close()
+	if first.group == second.group {
+		t.Errorf("both have group %d", first.group)
+	}
+}
+
 // FuzzParse feeds the readers of the kernel's messages what a hostile packet in them, or half a message, may hold.
 func FuzzParse(f *testing.F) {
 	header := []byte{2, 0, 0, 0}
