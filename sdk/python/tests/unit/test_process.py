@@ -35,6 +35,7 @@ class SessionServer:
             0,
             subprotocols=[Subprotocol("superserve.exec.v1")],
             max_size=None,
+            open_timeout=60,  # a machine that is busy with other tests must not fail this one
             close_timeout=1,
         )
         self.url = f"http://127.0.0.1:{self._server.socket.getsockname()[1]}"

@@ -82,6 +82,7 @@ def test_a_private_authority(
         0,
         ssl=context,
         subprotocols=[Subprotocol("superserve.exec.v1")],
+        open_timeout=60,  # a machine that is busy with other tests must not fail this one
     ) as sessions:
         threading.Thread(target=sessions.serve_forever, daemon=True).start()
         url = f"https://127.0.0.1:{sessions.socket.getsockname()[1]}"
