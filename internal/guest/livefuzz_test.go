@@ -89,7 +89,7 @@ func FuzzOutputLog(f *testing.F) {
 	f.Add(bytes.Repeat([]byte{0, 0, 1, 1, 0, 1}, 9000), uint16(0), uint16(3))
 	f.Fuzz(func(t *testing.T, script []byte, from, step uint16) {
 		l := newOutputLog()
-		var all, streams []byte // each byte and the stream it is of
+		var all, streams []byte               // each byte and the stream it is of
 		const enough = 4 * guestapi.MaxReplay // more only takes time, which a fuzzer has little of
 		for fill := byte(1); len(script) >= 3 && len(all) < enough; script, fill = script[3:], fill*3+1 {
 			stream, size := int(script[0]&1), int(script[1])<<8|int(script[2])
