@@ -132,8 +132,8 @@ func (s *Service) createFrom(ctx context.Context, p Principal, req *CreateReques
 	if err := s.room(); err != nil {
 		return nil, nil, err
 	}
-	sb.TemplateID, sb.Resources, sb.SourceSnapshotID = from.templateID, from.resources, from.snapshotID
-	spec, err := s.startSpec(ctx, sb, from.checkpointID)
+	sb.TemplateID, sb.Resources, sb.SourceSnapshotID = from.template.ID, from.resources, from.snapshotID
+	spec, err := startSpec(sb, from.template, from.checkpointID)
 	if err != nil {
 		return nil, nil, err
 	}

@@ -105,10 +105,11 @@ func (s *Service) wakeOnce(ctx context.Context, id string) (awake *sandbox.Sandb
 // active. A failure leaves the snapshot untouched and the sandbox in the state it was in. FailureReason stays while it
 // is resuming: it tells, also after a crash, that failed is the state to go back to.
 func (s *Service) resumeHeld(ctx context.Context, sb *sandbox.Sandbox, edit func(*sandbox.Sandbox)) error {
-	spec, err := s.startSpec(ctx, sb, sb.SnapshotID)
-	if isCode(err, sandbox.CodeNotFound) { // it can't be deleted while a sandbox is of it
-		err = sandbox.Internal("reading the sandbox's template", err)
+	t, err := s.store.Template(ctx, sb.TemplateID)
+	if err != nil { // also when it is not found: it can't be deleted while a sandbox is of it
+		return sandbox.Internal("reading the sandbox's template", err)
 	}
+	spec, err := startSpec(sb, t, sb.SnapshotID)
 	if err != nil {
 		return err
 	}

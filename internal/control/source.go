@@ -11,7 +11,7 @@ import (
 
 // source is what a new sandbox is made from.
 type source struct {
-	templateID   string
+	template     *sandbox.Template
 	resources    sandbox.Resources
 	snapshotID   string // "" for one made from a template
 	checkpointID string // what the node restores
@@ -34,7 +34,7 @@ func (s *Service) resolveSource(ctx context.Context, p Principal, req *CreateReq
 	if err := s.templateReady(t); err != nil {
 		return source{}, err
 	}
-	return source{templateID: t.ID, resources: t.Resources, checkpointID: t.CheckpointID}, nil
+	return source{template: t, resources: t.Resources, checkpointID: t.CheckpointID}, nil
 }
 
 func (s *Service) fromSnapshot(ctx context.Context, p Principal, id string) (source, error) {
@@ -45,16 +45,16 @@ func (s *Service) fromSnapshot(ctx context.Context, p Principal, id string) (sou
 	if snap.TeamID != p.TeamID {
 		return source{}, sandbox.ErrNotFound("snapshot")
 	}
-	return source{templateID: snap.TemplateID, resources: snap.Resources, snapshotID: id, checkpointID: id}, nil
+	t, err := s.store.Template(ctx, snap.TemplateID)
+	if err != nil {
+		return source{}, storeError("reading the snapshot's template", err)
+	}
+	return source{template: t, resources: snap.Resources, snapshotID: id, checkpointID: id}, nil
 }
 
-// startSpec is what the node needs to start sb from checkpointID. It is made before anything is changed, so that what
-// is wrong with it stops nothing half way.
-func (s *Service) startSpec(ctx context.Context, sb *sandbox.Sandbox, checkpointID string) (StartSpec, error) {
-	t, err := s.store.Template(ctx, sb.TemplateID)
-	if err != nil {
-		return StartSpec{}, storeError("reading the sandbox's template", err)
-	}
+// startSpec is what the node needs to start sb, which is of t, from checkpointID. It is made before anything is changed,
+// so that what is wrong with it stops nothing half way.
+func startSpec(sb *sandbox.Sandbox, t *sandbox.Template, checkpointID string) (StartSpec, error) {
 	policy, err := sandbox.ParsePolicy(sb.Network)
 	if err != nil {
 		return StartSpec{}, sandbox.Internal("reading the sandbox's network rules", err)

@@ -2,7 +2,6 @@ package control
 
 import (
 	"context"
-	"errors"
 	"io"
 	"sync"
 	"time"
@@ -130,11 +129,7 @@ func (s *Service) room() error {
 	if s.cfg.Room == nil {
 		return nil
 	}
-	err := s.cfg.Room()
-	if _, told := errors.AsType[*sandbox.Error](err); told || err == nil {
-		return err
-	}
-	return sandbox.Internal("looking for free space", err)
+	return storeError("looking for free space", s.cfg.Room())
 }
 
 // noBuilder is the Builder of a host that builds nothing.
