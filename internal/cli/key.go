@@ -33,8 +33,10 @@ its --data-dir or --database; the server may be running. A change holds at once.
 	return parent
 }
 
-// withTeam runs do with the store and the team of --team.
-func (a *App) withTeam(cmd *cobra.Command, find findTeam, do func(ctx context.Context, st *store.Store, teamID string) error) (err error) {
+// withTeam runs do with the store and the team of --team, whose id find gives: (*store.Store).EnsureTeam makes it when
+// there is none, (*store.Store).Team does not, so that a slip of the pen is noticed.
+func (a *App) withTeam(cmd *cobra.Command, team string, find func(*store.Store, context.Context, string) (string, error),
+	do func(ctx context.Context, st *store.Store, teamID string) error) (err error) {
 	cfg, _, err := a.settings(cmd)
 	if err != nil {
 		return err
@@ -52,39 +54,14 @@ func (a *App) withTeam(cmd *cobra.Command, find findTeam, do func(ctx context.Co
 		return fmt.Errorf("opening the database: %w", err)
 	}
 	defer func() { err = errors.Join(err, st.Close()) }()
-	teamID, err := find(ctx, st)
+	teamID, err := find(st, ctx, team)
+	if sandbox.CodeOf(err) == sandbox.CodeNotFound {
+		return fmt.Errorf("there is no team %q; superserve key create --team %s makes it, with a key", team, team)
+	}
 	if err != nil {
-		return err
+		return fmt.Errorf("finding the team %q: %w", team, err)
 	}
 	return do(ctx, st, teamID)
-}
-
-// findTeam gives the id of the team that a command is for.
-type findTeam func(context.Context, *store.Store) (string, error)
-
-// ensured makes the team when there is none.
-func ensured(team *string) findTeam {
-	return func(ctx context.Context, st *store.Store) (string, error) {
-		id, err := st.EnsureTeam(ctx, *team)
-		if err != nil {
-			return "", fmt.Errorf("finding the team %q: %w", *team, err)
-		}
-		return id, nil
-	}
-}
-
-// existing makes none, so that a slip of the pen is noticed.
-func existing(team *string) findTeam {
-	return func(ctx context.Context, st *store.Store) (string, error) {
-		id, err := st.Team(ctx, *team)
-		if sandbox.CodeOf(err) == sandbox.CodeNotFound {
-			return "", fmt.Errorf("there is no team %q; superserve key create --team %s makes it, with a key", *team, *team)
-		}
-		if err != nil {
-			return "", fmt.Errorf("finding the team %q: %w", *team, err)
-		}
-		return id, nil
-	}
 }
 
 func keyFlags(cmd *cobra.Command, team *string) *cobra.Command {
@@ -103,7 +80,7 @@ func (a *App) keyCreateCommand() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			return a.withTeam(cmd, ensured(&team), func(ctx context.Context, st *store.Store, teamID string) error {
+			return a.withTeam(cmd, team, (*store.Store).EnsureTeam, func(ctx context.Context, st *store.Store, teamID string) error {
 				row.TeamID = teamID
 				if err := st.InsertAPIKey(ctx, row); err != nil {
 					return fmt.Errorf("storing the key: %w", err)
@@ -155,7 +132,7 @@ func (a *App) keyListCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use: "list", Aliases: []string{"ls"}, Short: "List keys, without their text", Args: operands,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			return a.withTeam(cmd, existing(&team), func(ctx context.Context, st *store.Store, teamID string) error {
+			return a.withTeam(cmd, team, (*store.Store).Team, func(ctx context.Context, st *store.Store, teamID string) error {
 				keys, err := st.ListAPIKeys(ctx, teamID)
 				if err != nil {
 					return fmt.Errorf("reading the keys: %w", err)
@@ -199,7 +176,7 @@ func (a *App) keyRevokeCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use: "revoke ID|PREFIX", Short: "Stop a key from working", Args: operands,
 		RunE: func(cmd *cobra.Command, args []string) error {
-			return a.withTeam(cmd, existing(&team), func(ctx context.Context, st *store.Store, teamID string) error {
+			return a.withTeam(cmd, team, (*store.Store).Team, func(ctx context.Context, st *store.Store, teamID string) error {
 				k, err := st.RevokeAPIKey(ctx, teamID, strings.TrimSuffix(args[0], "…"), time.Now())
 				if sandbox.CodeOf(err) == sandbox.CodeNotFound {
 					return fmt.Errorf("team %q has no key %q; superserve key list shows its keys", team, args[0])
